@@ -1,14 +1,14 @@
 # Every target does its own set-up, and can be repeated.
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
-# Two for each processor, because tests wait more than they compute.
-PROCESSES := $(shell expr 2 '*' $$(nproc))
+# Two for each processor and one more, because tests wait more than they compute.
+PROCESSES := $(shell expr 2 '*' $$(nproc) + 1)
 SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*[/ ](ba|da)?sh$$' .ci benchmarks contrib scripts tests)
 C_FILES = $(wildcard $(addsuffix /*.[ch],benchmarks bpf soak))
 # They run side by side; the slowest comes first.
 LINTERS := lint-mypy lint-shell lint-ruff lint-format lint-c
 
-.PHONY: help check audit demo page-picture test test-bcc test-clients test-discovery test-page fuzz lint $(LINTERS) build man deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
+.PHONY: help check audit demo page-picture test test-bcc test-clients test-discovery test-page fuzz lint $(LINTERS) build man deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-failure bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -114,6 +114,10 @@ bench-change: ## measure how soon a change in Consul takes effect, compared with
 bench-consul: ## measure the load of sidecars on a Consul cluster (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.consul_load $(BENCH_ARGS)
+
+bench-failure: ## measure what clients see when a real server fails, compared with iptables, HAProxy and nginx (root, or through sudo); BENCH_ARGS="--save"
+	@scripts/setup bench
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.failure $(BENCH_ARGS)
 
 bench-hooks: ## measure the cost of the BPF programs per connect (root, or through sudo)
 	@scripts/setup test

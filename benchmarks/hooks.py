@@ -38,7 +38,7 @@ INSTANCE: Final = "bench-hooks"
 CONNECTS: Final = 100
 ROUNDS: Final = 200
 STATS: Final = Path("/proc/sys/kernel/bpf_stats_enabled")
-LEAN: Final = PassiveHealth(active=False, eject_after=0)
+LEAN: Final = PassiveHealth(active=False, eject_after=0, connect_timeout_ms=0)
 
 CASES: Final[dict[str, tuple[str, Algorithm, PassiveHealth]]] = {
     "elsewhere": ("127.0.0.1", Algorithm.RANDOM, PassiveHealth()),

@@ -38,7 +38,11 @@ class State(NamedTuple):
 
 
 STATES: Final = (
-    State("bench-lean", ("--eject-after", "0", "--no-active"), rows=((LEAN, VIP), (LEAN_ELSEWHERE, REAL[0]))),
+    State(
+        "bench-lean",
+        ("--eject-after", "0", "--no-active", "--connect-timeout", "off"),
+        rows=((LEAN, VIP), (LEAN_ELSEWHERE, REAL[0])),
+    ),
     State("bench-shipped", (), rows=((SHIPPED, VIP), (SHIPPED_ELSEWHERE, REAL[0]))),
     State("bench-least-conn", ("--algorithm", "least-conn"), servers=8, rows=((LEAST_CONN, VIP),)),
 )

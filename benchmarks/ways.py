@@ -184,9 +184,9 @@ def prepare(stack: ExitStack, folder: Path, instance: str, servers: Sequence[str
     cgroup = stack.enter_context(made_cgroup())
     stack.enter_context(Instance(instance).locked())
     stack.callback(wipe, instance)
-    loader.load(pins, cgroup)
-    publish(pins)
     bare = stack.enter_context(place(servers))
+    namespaces.inside(bare, partial(loader.load, pins, cgroup))  # the clients' namespace judges servers
+    publish(pins)
     after = FIRST_OWN + len(OURS)
     ways = {
         DIRECT: Way(bare, REAL[0], PORT, after, after),

@@ -19,15 +19,15 @@ static __always_inline int clb_may_be_vip(__u64 hash)
 
 /* A walk over the rows of a pool, from its lowest tier on, to find a server that takes connects. */
 struct clb_walk {
-	__u64 generation;
-	__u32 from;
 	__u64 now;
 	__u64 dice;
+	__u32 index; /* of the virtual server */
 	__u32 servers;
 	__u32 at;     /* index of a slot in the next row */
 	__u32 looks;  /* rows of this tier looked at so far, if not all of it is looked at */
 	__u32 usable; /* bits of the slots of this row */
 	__u32 found;  /* index of the found slot */
+	__s32 home;   /* as in clb_search */
 };
 
 #if CLB_CAN_LOOP
@@ -58,18 +58,18 @@ static __always_inline void clb_go_on(struct clb_walk *walk, __u32 first, __u32 
 
 static long clb_look(__u32 turn, struct clb_walk *walk)
 {
+	const struct clb_virtual *pool = clb_lookup(clb_virtual, &walk->index);
+	struct clb_row *row = pool ? clb_next_row(pool->generation, pool->row, walk->at) : 0;
 	const struct clb_slot *slot;
-	struct clb_row *row;
 	__u32 index, first, tier;
 
 	(void)turn;
-	row = clb_next_row(walk->generation, walk->from, walk->at);
 	if (!row || walk->at >= walk->servers)
 		return 1;
 	slot = clb_slot_at(row, walk->at);
 	first = slot->first;
 	tier = slot->tier;
-	walk->usable = clb_bits_usable(row, walk->now);
+	walk->usable = clb_bits_usable(row, walk->now, clb_is_steered(pool), ~(__s64)walk->home);
 	clb_forget(walk->usable);
 	if (!walk->usable) {
 		clb_go_on(walk, first, tier);
@@ -82,29 +82,32 @@ static long clb_look(__u32 turn, struct clb_walk *walk)
 	return 1;
 }
 
-/* The first slot whose server can take the connect, in the lowest tier with one; CLB_NOBODY if all servers of all tiers
- * are ejected. */
-CLB_GLOBAL __u32 clb_find_taker(__u64 generation, __u32 from, __u32 servers)
+/* The first slot whose server can take the connect, in the lowest tier with one, of the virtual server with this index;
+ * CLB_NOBODY if all servers of all tiers are ejected. A foreign connect must not probe, so for it a server stays ejected
+ * until its probe. */
+CLB_GLOBAL __u32 clb_find_taker(__u32 index, __s32 home)
 {
+	const struct clb_virtual *pool = clb_lookup(clb_virtual, &index);
 	struct clb_walk walk = {
-		.generation = generation,
-		.from = from,
 		.now = bpf_ktime_get_ns(),
 		.dice = clb_roll(),
-		.servers = servers,
+		.index = index,
 		.found = CLB_NOBODY,
+		.home = home,
 	};
 
-	clb_for_each(servers / CLB_ROW + 1, CLB_LOOKS, clb_look, &walk);
+	if (!pool)
+		return CLB_NOBODY;
+	walk.servers = pool->servers;
+	clb_for_each(walk.servers / CLB_ROW + 1, CLB_LOOKS, clb_look, &walk);
 	clb_forget(walk.found);
 	return walk.found;
 }
 
 /* A choice by weight among the servers of a tier that are not ejected. */
 struct clb_scale {
-	__u64 generation;
 	__u64 dice;
-	__u32 from;
+	__u32 index; /* of the virtual server */
 	__u32 first;
 	__u32 tier;
 	__u32 at;         /* a slot of the first row to look at */
@@ -142,13 +145,14 @@ static __always_inline void clb_weigh_slot(struct clb_scale *scale, __u32 weight
 
 static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 {
+	const struct clb_virtual *pool = clb_lookup(clb_virtual, &scale->index);
 	__u32 at = scale->at + turn * CLB_ROW, column;
-	struct clb_row *row = clb_next_row(scale->generation, scale->from, at);
+	struct clb_row *row = pool ? clb_next_row(pool->generation, pool->row, at) : 0;
 
 	if (!row)
 		return 1;
 	scale->bits = clb_bits_between(at, scale->first, scale->first + scale->tier);
-	scale->usable = clb_bits_usable(row, 0);
+	scale->usable = clb_bits_usable(row, bpf_ktime_get_ns(), clb_is_steered(pool), ~0ULL);
 	clb_forget(scale->bits); /* otherwise the verifier follows each possible value */
 	clb_forget(scale->usable);
 	for (column = 0; column < CLB_ROW; column++) {
@@ -160,14 +164,13 @@ static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 	return 0;
 }
 
-/* Choose by weight among the servers of a tier that are not ejected; in a tier of more than CLB_WEIGHED servers, among
- * that many consecutive ones. All servers of weight 0 together have the share of one server of weight 1 (RFC 2782).
- * CLB_NOBODY: all of these are ejected. */
-CLB_GLOBAL __u32 clb_weigh(__u64 generation, __u32 from, __u32 first, __u32 tier)
+/* Choose by weight among the servers that are not ejected in a tier of the virtual server with this index; in a tier of
+ * more than CLB_WEIGHED servers, among that many consecutive ones. All servers of weight 0 together have the share of one
+ * server of weight 1 (RFC 2782). CLB_NOBODY: all of these are ejected. */
+CLB_GLOBAL __u32 clb_weigh(__u32 index, __u32 first, __u32 tier)
 {
 	struct clb_scale scale = {
-		.generation = generation,
-		.from = from,
+		.index = index,
 		.first = first,
 		.tier = tier,
 		.dice = clb_roll(),
@@ -197,12 +200,25 @@ static __always_inline void clb_give_back_turns(struct clb_search *search)
 	search->turns = 0;
 }
 
-/* The slot of the first server in the lowest tier that takes connects; 0 if all servers are ejected. */
-static __always_inline struct clb_slot *clb_taker(const struct clb_virtual *pool)
+/* The same, after the server was told about the connect: if it waits for its probe, this connect is it. */
+CLB_GLOBAL __u32 clb_find_and_take(__u32 index, __s32 home)
 {
-	__u32 found = clb_find_taker(pool->generation, pool->row, pool->servers);
+	const struct clb_virtual *pool = clb_lookup(clb_virtual, &index);
+	struct clb_slot *slot;
+	__u32 taker = CLB_NOBODY;
+	__u64 turn = 0;
 
-	return found < pool->servers ? clb_slot_of(pool, found) : 0;
+	if (!pool)
+		return CLB_NOBODY;
+	do {
+		taker = clb_find_taker(index, home);
+		slot = taker < pool->servers ? clb_slot_of(pool, taker) : 0;
+		if (!slot || clb_takes(pool, clb_server_of(slot), slot->server, home))
+			break;
+		turn++;           /* another connect has just started its probe */
+		clb_opaque(turn); /* so that the turn ends with a jump, see clb_half_stays */
+	} while (turn < CLB_SEARCHES);
+	return taker;
 }
 
 /* The result of clb_elsewhere. */
@@ -214,7 +230,7 @@ static __always_inline __u64 clb_found(__u32 at, __u32 turns)
 /* The drawn server is ejected: schedule in the tier in use, which is the lowest one with a server that takes connects.
  * Drawing again keeps the shares of the other servers. Returns the index of a slot of the virtual server with this
  * index, and in the upper half the number of turns taken for this connect, of which `turns` are taken already. */
-CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __u32 turns)
+CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __s32 home, __u32 turns)
 {
 	const struct clb_virtual *pool = clb_lookup(clb_virtual, &index);
 	struct clb_search search = { .pool = pool, .by_chance = by_chance, .turns = turns };
@@ -226,20 +242,18 @@ CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __u32 turns)
 	if (!pool)
 		return CLB_NOBODY;
 	search.tier = pool->tier;
-	taker = clb_find_taker(pool->generation, pool->row, pool->servers);
+	taker = clb_find_and_take(index, home);
 	slot = taker < pool->servers ? clb_slot_of(pool, taker) : 0;
 	server = slot ? clb_server_of(slot) : 0;
-	if (server && !clb_takes(server, pool->eject_first_ms)) { /* another connect has just started its probe */
-		taker = clb_find_taker(pool->generation, pool->row, pool->servers);
-		slot = taker < pool->servers ? clb_slot_of(pool, taker) : 0;
-		server = slot ? clb_server_of(slot) : 0;
-	}
 	if (!slot) { /* all that were looked at are ejected: an attempt is better than a refusal */
-		for (draw = 0; draw < CLB_DRAWS; draw++) {
+		draw = 0;
+		do {
 			slot = clb_random(&search);
-			if (slot && clb_takes(clb_server_of(slot), pool->eject_first_ms))
+			if (slot && clb_takes(pool, clb_server_of(slot), slot->server, home))
 				break;
-		}
+			draw++;
+			clb_opaque(draw);
+		} while (draw < CLB_DRAWS);
 		return clb_found(search.at, search.turns);
 	}
 	if (server && server->ejected_until) /* this connect is its probe */
@@ -249,13 +263,16 @@ CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __u32 turns)
 		search.tier = slot->tier;
 		clb_give_back_turns(&search);
 	}
-	for (draw = 0; draw < CLB_DRAWS; draw++) {
+	draw = 0;
+	do {
 		/* After the first draw of the scheduler, draw by weight alone, which is less to verify. */
 		slot = draw ? clb_random(&search) : clb_draw(&search);
-		if (slot && clb_takes(clb_server_of(slot), pool->eject_first_ms))
+		if (slot && clb_takes(pool, clb_server_of(slot), slot->server, home))
 			return clb_found(search.at, search.turns);
-	}
-	found = clb_weigh(pool->generation, pool->row, search.first, search.tier);
+		draw++;
+		clb_opaque(draw);
+	} while (draw < CLB_DRAWS);
+	found = clb_weigh(index, search.first, search.tier);
 	return clb_found(found < pool->servers ? found : taker, search.turns);
 }
 
@@ -296,7 +313,7 @@ static __always_inline int clb_choose(struct clb_request *request, const struct 
 /* Find the real server for a request; the exact port wins over the wildcard. Returns 0 if it is not to a VIP.
  *
  * hash is that of its address. */
-static __always_inline int clb_schedule(struct clb_request *request, __u64 hash)
+static __always_inline int clb_schedule(struct bpf_sock_addr *ctx, struct clb_request *request, __u64 hash)
 {
 	struct clb_search *search = &request->search;
 	const struct clb_virtual *pool;
@@ -312,12 +329,12 @@ static __always_inline int clb_schedule(struct clb_request *request, __u64 hash)
 	search->pool = pool;
 	search->first = 0;
 	search->tier = pool->tier;
+	search->home = clb_is_home(ctx, pool);
 	if (!clb_choose(request, clb_draw(search)))
 		return 0;
-	/* If ejection is off, the outcome of a probe would not be recorded. */
-	if (!pool->eject_after || clb_takes(request->server, pool->eject_first_ms))
+	if (clb_takes(pool, request->server, request->to.server, search->home))
 		return 1;
-	found = clb_elsewhere(index, search->by_chance, search->turns);
+	found = clb_elsewhere(index, search->by_chance, search->home, search->turns);
 	search->turns = found >> 32;
 	at = found;
 	return at < pool->servers && clb_choose(request, clb_slot_of(pool, at));

@@ -12,6 +12,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #include "btf.h"
 #include "context.h"
+#include "limits.h"
 #include "peers.h"
 
 #define CLB_ECONNREFUSED 111
@@ -44,14 +45,20 @@ static __always_inline void clb_count(const struct clb_request *request)
 		__sync_fetch_and_add(&server->connects, 1);
 }
 
+/* Whether something needs to know how TCP connects to a pool go on; see needs_outcomes in Python. */
+static __always_inline int clb_is_followed(const struct clb_request *request)
+{
+	const struct clb_virtual *pool = request->search.pool;
+
+	return pool->flags & CLB_COUNT_ACTIVE || clb_is_watched(request) || pool->limit_ms || pool->dead_after_ms;
+}
+
 /* Whether no program sees the end of a TCP socket: nothing follows its state, and it is one of the kernel's own, which
  * has no close(2). It gets no record, because its place would be lost. */
 static __always_inline int clb_is_unseen(struct bpf_sock *sk, const struct clb_request *request)
 {
-	const struct clb_virtual *pool = request->search.pool;
-
-	return CLB_CAN_READ_KERNEL && !(pool->flags & CLB_COUNT_ACTIVE || pool->eject_after) &&
-	       request->asked.protocol == CLB_PROTOCOL_TCP && clb_is_of_kernel(sk);
+	return CLB_CAN_READ_KERNEL && !clb_is_followed(request) && request->asked.protocol == CLB_PROTOCOL_TCP &&
+	       clb_is_of_kernel(sk);
 }
 
 /* What becomes of a connect. */
@@ -75,12 +82,13 @@ CLB_FUNCTION enum clb_way clb_connect(struct bpf_sock_addr *ctx, struct clb_requ
 	/* No hook sees whether a connected UDP socket ever sends: getaddrinfo(3) connects one to each address to sort
 	 * them. So connects of UDP take no turns of round-robin. */
 	request->search.by_chance = request->asked.protocol == CLB_PROTOCOL_UDP;
-	found = clb_is_balanced(ctx) && clb_schedule(request, hash);
+	found = clb_is_balanced(ctx) && clb_schedule(ctx, request, hash);
 	if (found)
 		clb_count(request);
 	if (found && !request->to.port) { /* the record stays: a UDP socket may already be connected */
 		if (clb_somebody_listens())
 			clb_report_decision(ctx, request, CLB_EVENT_REFUSED);
+		clb_learn_home(ctx, cookie);
 		return CLB_REFUSED;
 	}
 	if (sk && clb_find_bucket(cookie, &record)) {
@@ -176,24 +184,28 @@ CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, s
 	if (!peers || !clb_known_peer(peers, asked, server, last))
 		return 0;
 	known = clb_server_since(&last->server, last->began);
-	return known && !known->ejected_until;
+	/* Its pool is not known here, and may be steered. */
+	return known && !clb_is_out(known, &last->server, ~0ULL, ~0ULL);
 }
 
 /* Choose for a socket without memory for its peers: by a function of the socket and of the tier that serves it, so that
  * its datagrams keep going to one server. If CLB_STEADY_DRAWS attempts lead to ejected servers, the choice stays. */
 CLB_FUNCTION int clb_choose_steadily(struct clb_request *request, __u64 cookie)
 {
+	__u64 draw = 0;
 	struct clb_server *server;
 	struct clb_slot *slot;
-	__u64 draw;
 
-	for (draw = 0; draw < CLB_STEADY_DRAWS; draw++) {
+	do {
 		cookie *= CLB_FILTER_HIGH;
 		slot = clb_drawn(&request->search, (cookie >> 32) * request->search.tier);
 		server = slot ? clb_server_of(slot) : 0;
-		if (server && !server->ejected_until)
+		if (server && !clb_is_out(server, &slot->server, clb_is_steered(request->search.pool), ~0ULL))
 			return clb_choose(request, slot);
-	}
+		clb_opaque(cookie);
+		draw++;
+		clb_opaque(draw); /* so that the turn ends with a jump, see clb_half_stays */
+	} while (draw < CLB_STEADY_DRAWS);
 	return 0;
 }
 
@@ -259,7 +271,7 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_reques
 	clb_forget(goes_on); /* otherwise the verifier follows all that comes next for each of its values */
 	if (goes_on && last.since < CLB_PAUSE)
 		return 1;
-	found = clb_may_be_vip(hash) && clb_schedule(request, hash);
+	found = clb_may_be_vip(hash) && clb_schedule(ctx, request, hash);
 	if (goes_on && !(found && clb_is_better(request, last.server, server->vip.port))) {
 		clb_give_back_turns(&request->search);
 		return 1;
@@ -407,7 +419,7 @@ CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
 		clb_release(&record, cookie);
 		return 0;
 	}
-	if (!(socket->counts || socket->watched || socket->started))
+	if (!(socket->counts || socket->watched || socket->started || socket->limit_ms || socket->dead_after_ms))
 		return 0;
 	socket->at = clb_ticks();
 	clb_count_in(&record, cookie);
@@ -424,7 +436,7 @@ static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
 	struct clb_server *server = socket->watched ? clb_server_since(&socket->server, socket->began) : 0;
 
 	if (server)
-		clb_succeeded(server);
+		clb_succeeded(server, socket->server);
 	if (socket->started) {
 		clb_report_outcome(cookie, &socket->member, socket->started, CLB_EVENT_ESTABLISHED, CLB_CAUSE_NONE);
 		socket->started = 0;
@@ -468,6 +480,25 @@ CLB_FUNCTION int clb_ends(struct bpf_sock_ops *ctx, const struct clb_record *rec
 	return 0;
 }
 
+/* The kernel asks how long the first timer of a SYN is; before the first one, and again at each. Of sockets elsewhere only
+ * the flag is tested, which a request for an incoming connection does not have. */
+CLB_FUNCTION int clb_sets_timer(struct bpf_sock_ops *ctx)
+{
+	struct clb_record record = {};
+	struct bpf_sock *sk;
+	__u64 cookie;
+
+	if (!(ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTO_CB_FLAG))
+		return 0;
+	sk = ctx->sk;
+	if (!sk)
+		return 0;
+	cookie = clb_cookie_of(ctx, sk);
+	if (cookie && clb_find_record(sk, cookie, &record) && record.socket->limit_ms)
+		ctx->reply = clb_first_timer(record.socket->limit_ms);
+	return 0;
+}
+
 /* A timer of an unanswered SYN has run out. */
 CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
 {
@@ -477,13 +508,15 @@ CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
 	struct clb_record record = {};
 	__u64 cookie;
 
-	if (!(expired || is_kept) || ctx->state != BPF_TCP_SYN_SENT || !sk)
+	if (ctx->state != BPF_TCP_SYN_SENT || !sk)
 		return 0;
 	cookie = clb_cookie_of(ctx, sk);
 	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	if (expired)
 		record.socket->expired = 1;
+	else if (record.socket->limit_ms)
+		clb_bring_forward(ctx, record.socket, repeated);
 	if (is_kept)
 		record.socket->at = 0;
 	return 0;
@@ -514,10 +547,14 @@ CLB_FUNCTION int clb_changes_state(struct bpf_sock_ops *ctx)
 	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	follows = record.socket->follows;
-	if (after == BPF_TCP_CLOSE)
+	clb_restore(ctx, record.socket);
+	if (after == BPF_TCP_CLOSE) {
 		clb_ends(ctx, &record, cookie, before);
-	else
+	} else {
+		if (record.socket->dead_after_ms)
+			clb_guard(ctx, record.socket->dead_after_ms);
 		clb_arrives(record.socket, cookie);
+	}
 	clb_follows_no_longer(ctx, sk, follows, after);
 	return 0;
 }
@@ -527,6 +564,8 @@ int clb_sock_ops(struct bpf_sock_ops *ctx)
 {
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		clb_leaves(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_TIMEOUT_INIT)
+		clb_sets_timer(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_STATE_CB)
 		clb_changes_state(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_RTO_CB)

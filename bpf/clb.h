@@ -27,6 +27,7 @@
  *     clb_steering    index of a server  -> struct clb_steering  what the sidecar says of it; it alone writes there
  *     clb_labels      struct clb_vip     -> struct clb_label     names for display; no program reads them
  *     clb_info        0                  -> struct clb_info      record of the loader; no program reads it
+ *     clb_home        0                  -> struct clb_home      the network namespace whose connects judge servers
  *     clb_dice        0                  -> __u64 per CPU        state of the random number generator
  *     clb_owners      bucket of a cookie -> struct clb_bucket    the connected sockets that have these places
  *     clb_places      index              -> struct clb_socket    their records: where each was sent
@@ -120,6 +121,8 @@
 
 #define CLB_FEATURE_LOOP 2 /* programs can look at all servers of a pool; without it, at 896 (BCC: 384) */
 
+#define CLB_FEATURE_OPTIONS 4 /* programs can read the options of a socket; clb_virtual.dead_after_ms needs it */
+
 /* Bits of clb_virtual.flags */
 #define CLB_COUNT_ACTIVE 1 /* keep clb_server.active; CLB_LEAST_CONN needs it */
 #define CLB_STEERED 2      /* look at clb_steering for every connect: the sidecar checks its servers */
@@ -145,6 +148,8 @@
 #define CLB_CAUSE_SILENT 3      /* the application gave it up, after clb_virtual.silent_after_ms without an answer */
 #define CLB_CAUSE_UNREACHABLE 4 /* an ICMP error */
 #define CLB_CAUSE_UNKNOWN 5     /* timed out or unreachable: nothing watched the timers */
+
+#define CLB_HOME_KNOWN 0xffffffffffffffffULL /* clb_home.known, as a mask */
 
 /* Keys of clb_counts */
 #define CLB_COUNT_RECORDS_LOST 0 /* connects, and datagrams of unconnected sockets, without memory for a record */
@@ -173,7 +178,9 @@ struct clb_virtual {
 	__u32 eject_most_ms;   /* longest ejection */
 	__u32 refusal;         /* index of the server that counts refused connects and turns */
 	__u32 silent_after_ms; /* a connect that is given up fails if it was unanswered for so long; 0: never */
-	__u32 zero[7];         /* room for more limits */
+	__u32 limit_ms;        /* a TCP connect that is not answered for so long ends with ETIMEDOUT; 0: no limit */
+	__u32 dead_after_ms; /* a TCP connection whose peer does not answer for so long is closed; 0: the kernel decides */
+	__u32 zero[5];       /* room for more limits */
 };
 #define CLB_OVERFLOWS 0xffffffff
 
@@ -244,7 +251,8 @@ struct clb_server {
 /* What the sidecar has found out about a real server. The later of decided_at and clb_server.changed_at decides: if it is
  * this one, the server is out until out_until, whatever clb_server.ejected_until is. It is a lease: when it is over, the
  * server can be probed, or takes connects. Programs look here for servers that are ejected or suspect, and with
- * CLB_STEERED for all. */
+ * CLB_STEERED for all. Both are written by one aligned store each, out_until first: programs read them in the other order,
+ * so a new decision never goes with an old time. */
 struct clb_steering {
 	__u64 decided_at; /* nanoseconds of CLOCK_MONOTONIC; 0: nothing is known */
 	__u64 out_until;  /* likewise; 0: it takes connects */
@@ -279,11 +287,14 @@ struct clb_socket {
 	__be16 asked; /* the port that the application connected to, which a wildcard VIP lacks */
 	__u16 rank;   /* of its tier when it was sent */
 	__u8 counts;  /* 1: its virtual server has CLB_COUNT_ACTIVE */
-	__u8 watched; /* 1: its virtual server ejects */
+	__u8 watched; /* 1: its virtual server ejects, and its network namespace is home */
 	__u8 follows; /* the flags of bpf_sock_ops_cb_flags that we have set for it on the socket */
 	__u8 expired; /* 1: its last timer has run out */
 	__u32 at; /* when its SYN left, in ticks of the kernel (jiffies); 0: not, or not known to have left this host */
-	__u32 room[3];
+	__u32 limit_ms;      /* as in clb_virtual */
+	__u32 dead_after_ms; /* likewise */
+	__u8 repeats;        /* TCP_SYNCNT before we changed it on the socket; 0: we have not, or do not know */
+	__u8 room[3];
 };
 
 /* A record in the storage of its socket. */
@@ -341,6 +352,15 @@ struct clb_info {
 	char cgroup[1024]; /* path of the cgroup that the programs are attached to */
 };
 
+/* The network namespace that the instance was loaded in. Connects from others are balanced and avoid servers that are
+ * out, but their outcomes change the health of no server, and they are not used as probes: there, any process could give
+ * a server's address to itself. Before Linux 5.14 only programs can read the cookie of a namespace, so they write it. */
+struct clb_home {
+	__u64 namespace; /* its cookie */
+	__u64 known;     /* CLB_HOME_KNOWN; 0: it is not known, and connects from all namespaces count */
+	__u64 learner;   /* cookie of a socket of the loader: where its connect is refused is home */
+};
+
 _Static_assert(sizeof(struct clb_vip) == 20, "clb_vip");
 _Static_assert(sizeof(struct clb_virtual) == 96, "clb_virtual");
 _Static_assert(sizeof(struct clb_place) == 16, "clb_place");
@@ -357,5 +377,6 @@ _Static_assert(sizeof(struct clb_peers) == 248, "clb_peers");
 _Static_assert(sizeof(struct clb_event) == 104, "clb_event");
 _Static_assert(sizeof(struct clb_label) == 528, "clb_label");
 _Static_assert(sizeof(struct clb_info) == 1120, "clb_info");
+_Static_assert(sizeof(struct clb_home) == 24, "clb_home");
 
 #endif

@@ -28,6 +28,7 @@
 #define CLB_DIALECT_H
 
 /* Kernel features are chosen at compile time, by macros that are 0 or 1: CLB_CAN_SET_ERRNO (hooks set the errno, 6.1),
+ * CLB_CAN_READ_OPTIONS (programs can read the options of a socket, 6.1),
  * CLB_CAN_LOOP (bpf_loop, 5.17; never with BCC), CLB_CAN_EXCHANGE (atomics that return the old value: compare and
  * exchange, fetch and add; 5.12; never with BCC) and CLB_CAN_READ_KERNEL (the kernel has BTF; never with BCC). The
  * package has one object with all of them, one without BTF, and one without any for 5.10. */

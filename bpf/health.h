@@ -21,34 +21,133 @@ struct clb_sent {
 
 #define CLB_MOST_DOUBLINGS 16
 
-/* Whether a server takes connects. When its ejection is over, the first connect probes it, and all others are kept away
- * for hold_ms more. */
-static __always_inline int clb_takes(struct clb_server *server, __u32 hold_ms)
-{
-	int takes = 0;
-	__u64 now;
+/* How long a server is suspect without a word from the sidecar. */
+#define CLB_SUSPICION (1000 * CLB_NS_PER_MS)
 
-	if (!server || !server->ejected_until)
+/* -1 if a connect to this pool is from home; 0 if it is foreign. No branch decides, because the verifier would follow each
+ * value through all that comes next. */
+static __always_inline __s32 clb_is_home(struct bpf_sock_addr *ctx, const struct clb_virtual *pool)
+{
+	__u32 index = 0;
+	struct clb_home *home = clb_lookup(clb_home, &index);
+	__u64 other;
+
+	if (!pool->eject_after || !home)
+		return -1;
+	other = (bpf_get_netns_cookie(ctx) ^ home->namespace) & home->known;
+	other = (other >> 1 | (other & 1)) - 1;
+	clb_opaque(other);
+	return (__s64)other >> 63;
+}
+
+/* Learn the network namespace of the loader, whose socket this is. */
+static __always_inline void clb_learn_home(struct bpf_sock_addr *ctx, __u64 cookie)
+{
+	__u32 index = 0;
+	struct clb_home *home = clb_lookup(clb_home, &index);
+
+	if (home && home->learner == cookie) {
+		home->namespace = bpf_get_netns_cookie(ctx);
+		home->known = CLB_HOME_KNOWN;
+	}
+}
+
+/* Put a server out, for longer each time in close succession. The caller holds the lock. */
+static __always_inline void clb_put_out(struct clb_server *server, __u64 now, __u32 first_ms, __u32 most_ms)
+{
+	__u64 duration = first_ms * CLB_NS_PER_MS, most = most_ms * CLB_NS_PER_MS;
+
+	duration <<= server->ejections < CLB_MOST_DOUBLINGS ? server->ejections : CLB_MOST_DOUBLINGS;
+	server->ejected_until = now + (duration < most ? duration : most);
+	server->times_ejected++;
+	if (server->ejections < 0xff)
+		server->ejections++;
+	server->probing = 0;
+	server->suspect = 0;
+}
+
+/* Do what the sidecar has said since the last change of a server. If it has reached the server, the server is back; if it
+ * has not, a suspect one is ejected. changed_at stays before its word, which so goes on to decide. Without a word, a
+ * suspicion ends with its time. The caller holds the lock. */
+static __always_inline void clb_obey(struct clb_server *server, __u64 decided_at, __u64 out_until, __u64 now,
+				     __u32 first_ms, __u32 most_ms)
+{
+	if (!server->ejected_until)
+		return;
+	if (decided_at > server->changed_at) {
+		if (!out_until) {
+			server->ejected_until = 0;
+			server->changed_at = decided_at;
+			server->in_row = 0;
+			server->probing = 0;
+			server->suspect = 0;
+		} else if (server->suspect) {
+			clb_put_out(server, now, first_ms, most_ms);
+		}
+	} else if (server->suspect && now >= server->ejected_until) {
+		server->ejected_until = 0;
+		server->suspect = 0;
+	}
+}
+
+/* Whether a server that may be out takes a connect. When its ejection or the lease of the sidecar's word is over, the
+ * first connect from home probes it, and all others are kept away for hold_ms more. A foreign one never probes.
+ *
+ * hold_ms is 0 if its virtual server does not eject: then the outcome of a probe would not be recorded. */
+CLB_GLOBAL int clb_takes_now(__u32 index, __u32 hold_ms, __u32 most_ms, __u32 steered, __s32 home)
+{
+	struct clb_steering *steering = clb_lookup(clb_steering, &index);
+	struct clb_server *server = clb_lookup(clb_servers, &index);
+	__u64 now = bpf_ktime_get_ns(), decided_at, out_until;
+	int takes = 0, later;
+
+	if (!server || !steering)
 		return 1;
-	now = bpf_ktime_get_ns();
-	if (now < server->ejected_until)
-		return 0;
+	decided_at = clb_decided_at(steering);
+	out_until = steering->out_until;
 	bpf_spin_lock(&server->lock);
+	if (hold_ms) {
+		clb_obey(server, decided_at, out_until, now, hold_ms, most_ms);
+	} else {
+		server->ejected_until = 0;
+		server->probing = 0;
+		server->suspect = 0;
+	}
+	later = decided_at > server->changed_at;
 	if (!server->ejected_until) {
-		takes = 1;
-	} else if (now >= server->ejected_until) {
+		takes = !steered || !later || now >= out_until;
+	} else if ((now & (__u64)(__s64)home) >= (later ? out_until : server->ejected_until)) {
+		/* A branch for home would tell the verifier its value, and double all that comes next. */
 		server->ejected_until = now + hold_ms * CLB_NS_PER_MS;
 		server->probing = 1;
+		if (later) /* else others would go by the lease, too, which is over */
+			server->changed_at = decided_at;
 		takes = 1;
 	}
 	bpf_spin_unlock(&server->lock);
 	return takes;
 }
 
-/* Whether a server is kept away from connects now. One whose ejection is over and that waits for its probe is not. */
-static __always_inline int clb_is_out(const struct clb_server *server)
+/* Whether a server with this index takes a connect. */
+static __always_inline int clb_takes(const struct clb_virtual *pool, const struct clb_server *server, __u32 index,
+				     __s32 home)
 {
-	return server->ejected_until && bpf_ktime_get_ns() < server->ejected_until;
+	__u32 steered = pool->flags & CLB_STEERED;
+
+	if (!server || !(server->ejected_until | steered))
+		return 1;
+	return clb_takes_now(index, pool->eject_after ? pool->eject_first_ms : 0, pool->eject_most_ms, steered, home);
+}
+
+/* Whether a server is kept away from connects now. For waits see clb_is_out_at. */
+static __always_inline int clb_is_out(const struct clb_server *server, const __u32 *index, __u64 steered, __u64 waits)
+{
+	struct clb_steering *steering;
+
+	if (!(server->ejected_until | steered))
+		return 0;
+	steering = clb_lookup(clb_steering, index);
+	return steering && clb_is_out_at(bpf_ktime_get_ns(), server, steering, steered, waits);
 }
 
 /* What distinguishes a server from a removed one with the same index, whose connections are not counted in this one: the
@@ -77,9 +176,8 @@ static __always_inline struct clb_server *clb_server_since(const __u32 *index, _
 
 /* A walk over the rows of a tier that counts all servers and ejected servers. */
 struct clb_count {
-	__u64 generation;
 	__u64 dice;
-	__u32 from;
+	__u32 index; /* of the virtual server */
 	__u32 first;
 	__u32 tier;
 	__u32 rows;
@@ -89,27 +187,28 @@ struct clb_count {
 
 static long clb_count_row(__u32 turn, struct clb_count *count)
 {
+	const struct clb_virtual *pool = clb_lookup(clb_virtual, &count->index);
 	/* If there are too many rows to count all, count random ones. */
 	__u32 at = count->rows > CLB_COUNTED ? count->first + clb_next_below(&count->dice, count->tier)
 					     : count->first + turn * CLB_ROW;
-	struct clb_row *row = clb_next_row(count->generation, count->from, at);
-	__u32 bits = clb_bits_between(at, count->first, count->first + count->tier);
+	struct clb_row *row = pool ? clb_next_row(pool->generation, pool->row, at) : 0;
+	__u32 bits = clb_bits_between(at, count->first, count->first + count->tier), usable;
 
 	if (!row)
 		return 1;
+	usable = clb_bits_usable(row, bpf_ktime_get_ns(), clb_is_steered(pool), ~0ULL);
 	/* With atomics, the verifier does not follow every value of the counters. */
 	__sync_fetch_and_add(&count->counted, clb_how_many(bits));
-	__sync_fetch_and_add(&count->ejected, clb_how_many(bits & ~clb_bits_usable(row, 0)));
+	__sync_fetch_and_add(&count->ejected, clb_how_many(bits & ~usable));
 	return 0;
 }
 
-/* Whether at most half of a tier is ejected, with this many more ejected. */
-CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 from, __u32 first, __u32 tier, __u32 more)
+/* Whether at most half of a tier of the virtual server with this index is ejected, with this many more ejected. */
+CLB_GLOBAL int clb_half_stays(__u32 index, __u32 first, __u32 tier, __u32 more)
 {
 	struct clb_count count = {
-		.generation = generation,
-		.from = from,
 		.dice = clb_roll(),
+		.index = index,
 		.first = first,
 		.tier = tier,
 		.ejected = more,
@@ -126,12 +225,12 @@ CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 from, __u32 first, __u32 t
 
 /* Whether this many more servers of a tier may be ejected, or of the next one if the pool has lost that tier: always if there is a further tier to take over, else as long
  * as at most half of the tier is ejected. */
-CLB_FUNCTION int clb_may_eject(const struct clb_virtual *pool, __u16 rank, __u32 more)
+CLB_FUNCTION int clb_may_eject(const struct clb_virtual *pool, __u32 index, __u16 rank, __u32 more)
 {
-	__u32 first = 0, tier = 0, index;
+	__u32 first = 0, tier = 0, turn;
 	struct clb_slot *slot;
 
-	for (index = 0; index < CLB_TIERS; index++) {
+	for (turn = 0; turn < CLB_TIERS; turn++) {
 		first += tier;
 		slot = first < pool->servers ? clb_slot_of(pool, first) : 0;
 		if (!slot)
@@ -140,48 +239,76 @@ CLB_FUNCTION int clb_may_eject(const struct clb_virtual *pool, __u16 rank, __u32
 		if (slot->rank >= rank)
 			break;
 	}
-	return first + tier < pool->servers || clb_half_stays(pool->generation, pool->row, first, tier, more);
+	return first + tier < pool->servers || clb_half_stays(index, first, tier, more);
 }
 
-/* Eject a server, for longer each time in close succession. Failures of connects that were started before it was
- * ejected change nothing. */
-static __always_inline int clb_eject(struct clb_server *server, const struct clb_virtual *pool, __u32 cause)
+/* What a failure has made of a server. */
+enum clb_turn_out {
+	CLB_STAYS,    /* nothing */
+	CLB_GOES_OUT, /* it is out now */
+	CLB_STAYS_OUT /* it was out, and its probe has failed */
+};
+
+/* Eject a server. Failures of connects that were started before it was ejected change nothing. */
+CLB_FUNCTION enum clb_turn_out clb_eject(struct clb_server *server, const struct clb_virtual *pool, __u32 cause)
 {
 	__u64 now = bpf_ktime_get_ns(), most = pool->eject_most_ms * CLB_NS_PER_MS;
-	__u64 duration = pool->eject_first_ms * CLB_NS_PER_MS;
-	int ejected = 0;
+	enum clb_turn_out becomes = CLB_STAYS;
 
 	bpf_spin_lock(&server->lock);
-	if (!server->ejected_until || server->probing) {
-		if (!server->probing && now - server->changed_at > most)
+	if (!server->ejected_until || server->probing || server->suspect) {
+		becomes = server->probing ? CLB_STAYS_OUT : CLB_GOES_OUT;
+		if (!server->ejected_until && now - server->changed_at > most)
 			server->ejections = 0;
-		duration <<= server->ejections < CLB_MOST_DOUBLINGS ? server->ejections : CLB_MOST_DOUBLINGS;
-		server->ejected_until = now + (duration < most ? duration : most);
+		clb_put_out(server, now, pool->eject_first_ms, pool->eject_most_ms);
 		server->changed_at = now;
-		server->times_ejected++;
-		if (server->ejections < 0xff)
-			server->ejections++;
-		server->probing = 0;
 		server->cause = cause;
-		ejected = 1;
 	}
 	bpf_spin_unlock(&server->lock);
-	return ejected;
+	return becomes;
 }
 
-static __always_inline void clb_take_back(struct clb_server *server)
+/* Pass a server over for a moment, in which the sidecar probes it. */
+CLB_FUNCTION enum clb_turn_out clb_suspect(struct clb_server *server, const struct clb_virtual *pool, __u32 cause)
+{
+	__u64 now = bpf_ktime_get_ns(), most = pool->eject_most_ms * CLB_NS_PER_MS;
+	enum clb_turn_out becomes = CLB_STAYS;
+
+	bpf_spin_lock(&server->lock);
+	if (!server->ejected_until) {
+		if (now - server->changed_at > most) /* an ejection that follows would see only the suspicion */
+			server->ejections = 0;
+		server->ejected_until = now + CLB_SUSPICION;
+		server->changed_at = now;
+		server->suspect = 1;
+		server->cause = cause;
+		becomes = CLB_GOES_OUT;
+	}
+	bpf_spin_unlock(&server->lock);
+	return becomes;
+}
+
+/* Undo what one failure has done, unless more has happened since. */
+static __always_inline void clb_take_back(struct clb_server *server, int ejected)
 {
 	bpf_spin_lock(&server->lock);
-	server->ejected_until = 0;
-	server->times_ejected--;
-	server->ejections--;
+	if (ejected) {
+		server->times_ejected--;
+		server->ejections--;
+	}
+	if (ejected || server->suspect) {
+		server->ejected_until = 0;
+		server->suspect = 0;
+	}
 	bpf_spin_unlock(&server->lock);
 }
 
-/* Count a failure. Returns the number of failures since the last success. */
-static __always_inline __u32 clb_count_failure(struct clb_server *server, __u32 cause)
+/* Count a failure. Returns the number of failures since the last success, of a connect or of the sidecar. */
+CLB_FUNCTION __u32 clb_count_failure(struct clb_server *server, const struct clb_steering *steering,
+				     const struct clb_virtual *pool, __u32 cause)
 {
-	__u32 in_row;
+	__u64 now = bpf_ktime_get_ns(), decided_at = clb_decided_at(steering), out_until = steering->out_until;
+	__u32 first_ms = pool ? pool->eject_first_ms : 0, most_ms = pool ? pool->eject_most_ms : 0, in_row;
 
 	__sync_fetch_and_add(&server->failures, 1);
 	if (cause == CLB_CAUSE_REFUSED)
@@ -193,6 +320,7 @@ static __always_inline __u32 clb_count_failure(struct clb_server *server, __u32 
 	else if (cause == CLB_CAUSE_UNREACHABLE)
 		__sync_fetch_and_add(&server->unreachable, 1);
 	bpf_spin_lock(&server->lock);
+	clb_obey(server, decided_at, out_until, now, first_ms, most_ms);
 	in_row = server->in_row;
 	if (in_row < 0xffff)
 		server->in_row = ++in_row;
@@ -200,27 +328,45 @@ static __always_inline __u32 clb_count_failure(struct clb_server *server, __u32 
 	return in_row;
 }
 
-/* A connect failed. Returns whether the server was ejected because of it. */
-static __always_inline int clb_failed(const struct clb_virtual *pool, const struct clb_sent *sent, __u32 cause)
+/* Whether a failure that is not enough to eject a server makes it suspect: only while the sidecar is there to probe. */
+static __always_inline int clb_may_suspect(const struct clb_virtual *pool, const struct clb_sent *sent,
+					   const struct clb_server *server)
+{
+	return pool->flags & CLB_SUSPECTS && !server->ejected_until &&
+	       !clb_is_out(server, &sent->server, clb_is_steered(pool), 0) && clb_is_read(CLB_LISTENS_CHANGES);
+}
+
+/* A connect failed to a server of the virtual server with this index. Returns whether the server was ejected because of
+ * it. */
+static __always_inline int clb_failed(const struct clb_virtual *pool, __u32 index, const struct clb_sent *sent,
+				      __u32 cause)
 {
 	struct clb_server *server = clb_server_since(&sent->server, sent->began);
-
+	struct clb_steering *steering = clb_lookup(clb_steering, &sent->server);
+	enum clb_turn_out becomes;
 	__u32 in_row;
+	int ejects;
 
-	if (!server)
+	if (!server || !steering)
 		return 0;
-	in_row = clb_count_failure(server, cause);
-	if (!pool || !pool->eject_after || in_row < pool->eject_after)
+	in_row = clb_count_failure(server, steering, pool, cause);
+	if (!pool || !pool->eject_after)
 		return 0;
-	if (server->ejected_until)
-		return clb_eject(server, pool, cause);
-	if (!clb_may_eject(pool, sent->rank, 1) || !clb_eject(server, pool, cause))
+	ejects = in_row >= pool->eject_after;
+	if (!ejects && !clb_may_suspect(pool, sent, server))
+		return 0;
+	if (!server->ejected_until && !clb_may_eject(pool, index, sent->rank, 1))
+		return 0;
+	becomes = ejects ? clb_eject(server, pool, cause) : clb_suspect(server, pool, cause);
+	if (becomes == CLB_STAYS)
 		return 0;
 	/* If two servers fail at the same time, neither has counted the other. */
-	if (clb_may_eject(pool, sent->rank, 0))
-		return 1;
-	clb_take_back(server);
-	return 0;
+	if (becomes == CLB_GOES_OUT && !clb_may_eject(pool, index, sent->rank, 0)) {
+		clb_take_back(server, ejects);
+		return 0;
+	}
+	clb_report_change(server, sent->server, ejects ? CLB_CHANGE_EJECTED : CLB_CHANGE_SUSPECT);
+	return ejects;
 }
 
 /* Whether a connect that is given up now was unanswered for long enough to be a failure. */
@@ -250,27 +396,39 @@ CLB_FUNCTION int clb_ended_early(const struct clb_sent *sent, __u64 cookie, __u3
 	if (sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started, cause ? CLB_EVENT_FAILED : CLB_EVENT_GIVEN_UP,
 				   cause);
-	if (cause && sent->watched && clb_failed(pool, sent, cause) && sent->started)
+	if (cause && sent->watched && clb_failed(pool, index, sent, cause) && sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED, cause);
 	return 0;
 }
 
-/* A connect succeeded. */
-static __always_inline void clb_succeeded(struct clb_server *server)
+/* A connect succeeded to the server with this index. */
+static __always_inline void clb_succeeded(struct clb_server *server, __u32 index)
 {
-	__u64 now;
+	struct clb_steering *steering;
+	__u64 now, decided_at;
+	int returned = 0;
 
 	if (!server->in_row && !server->ejected_until)
 		return;
+	steering = clb_lookup(clb_steering, &index);
+	if (!steering)
+		return;
 	now = bpf_ktime_get_ns();
+	decided_at = clb_decided_at(steering);
+	if (steering->out_until) /* else the sidecar has said already that the server is back */
+		decided_at = 0;
 	bpf_spin_lock(&server->lock);
 	if (server->ejected_until) {
+		returned = decided_at <= server->changed_at;
 		server->ejected_until = 0;
 		server->changed_at = now;
 		server->probing = 0;
+		server->suspect = 0;
 	}
 	server->in_row = 0;
 	bpf_spin_unlock(&server->lock);
+	if (returned)
+		clb_report_change(server, index, CLB_CHANGE_RETURNED);
 }
 
 #endif

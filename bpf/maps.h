@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The maps; clb.h describes their elements. Everything that a connect reads or writes is in arrays, where a look-up is a
- * few instructions and never a call: 16 MiB of servers, 8 MiB to steer them, 12 MiB of virtual servers with their links, 7 MiB of rows, 6 MiB
- * of records. Elements of hashes are allocated on demand. */
+ * few instructions and never a call: 16 MiB of servers, 8 MiB to steer them, 9 MiB of virtual servers with their links,
+ * 7 MiB of rows, 6 MiB of records. Elements of hashes are allocated on demand. */
 #ifndef CLB_MAPS_H
 #define CLB_MAPS_H
 
@@ -22,6 +22,7 @@ CLB_MAP(clb_steering, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_steering, C
 CLB_MAP(clb_labels, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_label, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_info, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_info, 1, 0);
+CLB_MAP(clb_home, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_home, 1, 0);
 CLB_MAP(clb_dice, BPF_MAP_TYPE_PERCPU_ARRAY, "percpu_array", __u32, __u64, 1, 0);
 CLB_MAP(clb_listener, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, CLB_LISTENERS, 0);
 CLB_MAP(clb_owners, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_bucket, CLB_BUCKETS, CLB_IN_PAGES);
@@ -32,20 +33,38 @@ CLB_MAP(clb_counts, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, CLB_COUNTS, 0);
 CLB_RING(clb_events, CLB_EVENTS_BYTES);
 CLB_RING(clb_changes, CLB_CHANGES_BYTES);
 
-/* What the loader sets as it makes the maps: the number of buckets, and the length of a tick of the kernel (jiffy). */
+/* What the loader sets as it makes the maps: the number of buckets; the length of a tick of the kernel (jiffy); and how
+ * long an unanswered connect with TCP_SYNCNT 1 to 8 lasts, in durations of its first timer; 0 if that is not certain. */
 #ifndef CLB_TICK_NS
 #define CLB_TICK_NS 4000000
+#endif
+#ifndef CLB_LASTS_1
+#define CLB_LASTS_1 3
+#define CLB_LASTS_2 7
+#define CLB_LASTS_3 15
+#define CLB_LASTS_4 31
+#define CLB_LASTS_5 63
+#define CLB_LASTS_6 127
+#define CLB_LASTS_7 255
+#define CLB_LASTS_8 511
 #endif
 #ifdef CLB_BCC
 #define clb_buckets CLB_BUCKETS
 #define clb_tick_ns CLB_TICK_NS
+#define clb_lasts(repeats) CLB_LASTS_##repeats
 #else
 const volatile struct {
 	__u32 buckets;
 	__u32 tick_ns;
-} clb_constants = { CLB_BUCKETS, CLB_TICK_NS };
+	__u32 lasts[8];
+} clb_constants = {
+	CLB_BUCKETS,
+	CLB_TICK_NS,
+	{ CLB_LASTS_1, CLB_LASTS_2, CLB_LASTS_3, CLB_LASTS_4, CLB_LASTS_5, CLB_LASTS_6, CLB_LASTS_7, CLB_LASTS_8 },
+};
 #define clb_buckets clb_constants.buckets
 #define clb_tick_ns clb_constants.tick_ns
+#define clb_lasts(repeats) clb_constants.lasts[(repeats)-1]
 #endif
 
 /* The time in ticks, never 0. It wraps around after 49 days or more. Ticks cost nothing to read, other clocks do. */

@@ -19,6 +19,7 @@ struct clb_search {
 	__u32 tier;
 	__u32 turns; /* turns taken for this connect */
 	__u32 at;    /* index of the drawn slot */
+	__s32 home;  /* -1: it is from home; 0: it is foreign, so it must not probe, and its outcome does not count */
 };
 
 /* The alias of a slot; in most pools it is in the same row, which saves a lookup. */
@@ -105,13 +106,13 @@ CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 }
 
 /* Active connections of the server of a slot; CLB_OVERLOADED while it is ejected. */
-static __always_inline __u64 clb_load(const struct clb_slot *slot)
+static __always_inline __u64 clb_load(const struct clb_slot *slot, __u64 steered)
 {
 	struct clb_server *server = clb_server_of(slot);
 
 	if (!server)
 		return 0;
-	return clb_is_out(server) ? CLB_OVERLOADED : server->active;
+	return clb_is_out(server, &slot->server, steered, 0) ? CLB_OVERLOADED : server->active;
 }
 
 /* A weight to compare loads with; 0 counts as a very small one (RFC 2782). */
@@ -121,9 +122,9 @@ static __always_inline __u64 clb_weight(const struct clb_slot *slot)
 }
 
 /* Whether a has at most as many active connections per weight as b. */
-static __always_inline int clb_is_less_loaded(const struct clb_slot *a, const struct clb_slot *b)
+static __always_inline int clb_is_less_loaded(const struct clb_slot *a, const struct clb_slot *b, __u64 steered)
 {
-	return clb_load(a) * clb_weight(b) <= clb_load(b) * clb_weight(a);
+	return clb_load(a, steered) * clb_weight(b) <= clb_load(b, steered) * clb_weight(a);
 }
 
 /* A server of weight 0 beside servers with a weight is compared only if it was drawn. Otherwise an idle one would have
@@ -152,9 +153,10 @@ static __always_inline struct clb_slot *clb_slot_of_few(__u32 first, struct clb_
 /* Compare a slot with the best so far.
  *
  * nothing is 0 with a value unknown to the verifier, which would otherwise follow each possible load and sum. */
-static __always_inline void clb_compare(struct clb_least *best, const struct clb_slot *slot, __u32 index, __u64 nothing)
+static __always_inline void clb_compare(struct clb_least *best, const struct clb_slot *slot, __u32 index, __u64 nothing,
+					__u64 steered)
 {
-	__u64 load = clb_load(slot) + nothing, weight = clb_weight(slot);
+	__u64 load = clb_load(slot, steered) + nothing, weight = clb_weight(slot);
 
 	if (load * best->weight > best->load * weight)
 		return;
@@ -174,7 +176,7 @@ static __always_inline void clb_compare(struct clb_least *best, const struct clb
 
 /* The slot with the fewest active connections per weight in a small tier. Of several equal slots, the one drawn by
  * weight wins, else a random one by weight. If all are idle, the draw alone decides. */
-CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 from, __u32 first, __u32 tier)
+CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 from, __u32 first, __u32 tier, __u64 steered)
 {
 	__u64 draw = (__u64)clb_roll() * tier, nothing = clb_nothing();
 	__u32 last = first + tier - 1, drawn, index, turn;
@@ -193,7 +195,7 @@ CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 from, __u32 first, __u
 		slot = clb_slot_of_few(first, row, next, drawn);
 	}
 	best.index = drawn;
-	best.load = clb_load(slot) + nothing;
+	best.load = clb_load(slot, steered) + nothing;
 	best.weight = clb_weight(slot);
 	best.dice = draw;
 	best.sum = nothing;
@@ -204,7 +206,7 @@ CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 from, __u32 first, __u
 			break;
 		slot = clb_slot_of_few(first, row, next, index);
 		if (index != drawn && slot->out_of && !clb_is_spared(slot))
-			clb_compare(&best, slot, index, nothing);
+			clb_compare(&best, slot, index, nothing, steered);
 	}
 	clb_forget(best.index); /* otherwise the verifier follows each possible value */
 	return best.index;
@@ -237,7 +239,7 @@ CLB_FUNCTION struct clb_slot *clb_least_of_two(struct clb_search *search)
 		if (b && clb_is_spared(b))
 			b = 0;
 	}
-	if (b && !clb_is_less_loaded(a, b))
+	if (b && !clb_is_less_loaded(a, b, clb_is_steered(search->pool)))
 		return b;
 	search->at = at;
 	return a;
@@ -250,7 +252,7 @@ static __always_inline struct clb_slot *clb_least_conn(struct clb_search *search
 
 	if (search->tier > CLB_FEW)
 		return clb_least_of_two(search);
-	best = clb_least_of_few(pool->generation, pool->row, search->first, search->tier);
+	best = clb_least_of_few(pool->generation, pool->row, search->first, search->tier, clb_is_steered(pool));
 	search->at = best;
 	return best < pool->servers ? clb_slot_of(pool, best) : 0;
 }

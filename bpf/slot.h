@@ -8,6 +8,19 @@
 /* Most tiers of a pool. */
 #define CLB_TIERS 16
 
+/* Searches for a server that takes connects: another one if a connect at the same time has just started its probe. With
+ * BCC 5.10 verifies only one; there this connect may be a second probe. And there a loop over the servers of a row costs
+ * the verifier more, while a function's own stack is saved by it. */
+#ifdef CLB_BCC
+#define CLB_SEARCHES 1
+#define CLB_UNROLLED _Pragma("unroll")
+#define clb_end_turn(turn) ((void)(turn))
+#else
+#define CLB_SEARCHES 2
+#define CLB_UNROLLED
+#define clb_end_turn(turn) clb_opaque(turn)
+#endif
+
 #if CLB_CAN_LOOP
 /* Most rows of a pool that are searched for a server that takes connects, and most rows of a tier in which ejected
  * servers are counted. */
@@ -132,6 +145,55 @@ static __always_inline struct clb_server *clb_server_of(const struct clb_slot *s
 	return clb_lookup(clb_servers, &slot->server);
 }
 
+/* What the sidecar says of the server of a slot. */
+static __always_inline struct clb_steering *clb_steering_of(const struct clb_slot *slot)
+{
+	return clb_lookup(clb_steering, &slot->server);
+}
+
+/* All ones if a pool is CLB_STEERED, else 0. */
+static __always_inline __u64 clb_is_steered(const struct clb_virtual *pool)
+{
+	return -(__u64)(pool->flags / CLB_STEERED & 1);
+}
+
+/* All ones if the number is negative, else 0; without a branch. */
+static __always_inline __u64 clb_sign(__u64 number)
+{
+	clb_opaque(number);
+	return (__s64)number >> 63;
+}
+
+/* The sidecar writes the time of its decision last, so it has to be read first. */
+static __always_inline __u64 clb_decided_at(const struct clb_steering *steering)
+{
+	return *(const volatile __u64 *)&steering->decided_at;
+}
+
+/* The time until which a server is out; 0: it takes connects. The later word decides, the kernel's or the sidecar's. That
+ * of the sidecar counts only for servers that the kernel has put out, unless the pool is steered: then for all. There is
+ * no branch, because the verifier follows each one in each slot of a row. */
+static __always_inline __u64 clb_out_until(const struct clb_server *server, const struct clb_steering *steering,
+					   __u64 steered)
+{
+	__u64 ejected = server->ejected_until, later = clb_sign(server->changed_at - clb_decided_at(steering));
+
+	return ejected ^ ((ejected ^ steering->out_until) & later & (steered | clb_sign(-ejected)));
+}
+
+/* 1 if a server is out at this time, else 0; without a branch.
+ *
+ * waits is all ones if one that waits for its probe is out, too, else 0. */
+static __always_inline __u32 clb_is_out_at(__u64 now, const struct clb_server *server,
+					   const struct clb_steering *steering, __u64 steered, __u64 waits)
+{
+	__u64 left = now & ~(waits & clb_sign(-server->ejected_until));
+
+	left -= clb_out_until(server, steering, steered);
+	clb_opaque(left);
+	return left >> 63;
+}
+
 /* Eight bits stand for the slots of a row, the lowest for the first. These are the slots from one index to before
  * another. */
 static __always_inline __u32 clb_bits_between(__u32 index, __u32 from, __u32 to)
@@ -145,23 +207,24 @@ static __always_inline __u32 clb_bits_between(__u32 index, __u32 from, __u32 to)
 	return bits;
 }
 
-/* The slots whose server takes connects at this time; with 0, those that are not ejected. Bits of missing slots are
- * undefined. With a branch for each slot, the verifier would follow 256 paths through a row. */
-static __always_inline __u32 clb_bits_usable(const struct clb_row *row, __u64 now)
+/* The slots whose server takes connects at this time. Bits of missing slots are undefined. With a branch for each slot,
+ * the verifier would follow 256 paths through a row. For waits see clb_is_out_at. */
+static __always_inline __u32 clb_bits_usable(const struct clb_row *row, __u64 now, __u64 steered, __u64 waits)
 {
+	struct clb_steering *steering;
 	struct clb_server *server;
-	__u32 column, bits = 0;
-	__u64 left;
+	__u32 column = 0, bits = 0;
 
-#pragma unroll
-	for (column = 0; column < CLB_ROW; column++) {
+	CLB_UNROLLED
+	do {
 		server = clb_server_of(&row->slot[column]);
-		if (!server) /* never */
+		steering = clb_steering_of(&row->slot[column]);
+		if (!server || !steering) /* never */
 			return 0;
-		left = now - server->ejected_until;
-		clb_opaque(left);
-		bits |= (__u32)(left >> 63) << column;
-	}
+		bits |= clb_is_out_at(now, server, steering, steered, waits) << column;
+		column++;
+		clb_end_turn(column);
+	} while (column < CLB_ROW);
 	return ~bits & 0xff;
 }
 

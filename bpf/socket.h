@@ -208,11 +208,17 @@ static __always_inline int clb_take(const struct clb_record *record, __u64 cooki
 	return clb_release(record, cookie);
 }
 
+/* Whether the outcome of a connect counts for the health of its server. */
+static __always_inline int clb_is_watched(const struct clb_request *request)
+{
+	return request->search.pool->eject_after && request->search.home;
+}
+
 /* Claim a free record and write where a socket is sent. Returns whether the record was free. */
 static __always_inline int clb_fill(const struct clb_record *record, __u64 cookie, const struct clb_request *request)
 {
 	const struct clb_virtual *pool = request->search.pool;
-	int counts = (pool->flags & CLB_COUNT_ACTIVE) != 0, watched = pool->eject_after != 0;
+	int counts = (pool->flags & CLB_COUNT_ACTIVE) != 0, watched = clb_is_watched(request);
 	struct clb_server *server = request->server;
 	struct clb_socket *socket = record->socket;
 
@@ -229,6 +235,9 @@ static __always_inline int clb_fill(const struct clb_record *record, __u64 cooki
 	socket->follows = 0;
 	socket->expired = 0;
 	socket->at = 0;
+	socket->limit_ms = pool->limit_ms;
+	socket->dead_after_ms = pool->dead_after_ms;
+	socket->repeats = 0;
 	if (request->asked.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */
 		clb_count_in(record, cookie);
 	return 1;

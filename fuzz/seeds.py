@@ -18,7 +18,11 @@ _ENTRY: Final = {
         "ID": "s1",
         "Address": "10.0.0.1",
         "Port": 80,
-        "Meta": {"clb-vip": "10.64.0.1:80, [fd00:64::1]:53/udp, auto", "clb-algorithm": "least-conn"},
+        "Meta": {
+            "clb-vip": "10.64.0.1:80, [fd00:64::1]:53/udp, auto",
+            "clb-algorithm": "least-conn",
+            "clb-connect-timeout": "2s",
+        },
         "Tags": ["v1", "clb", "clb.vip=10.64.0.2"],
         "Weights": {"Passing": 7, "Warning": 2},
         "TaggedAddresses": {"wan": {"Address": "198.51.100.1", "Port": 8001}},
@@ -101,6 +105,13 @@ vip = "10.64.0.1:6379,[fd00:64::1]:6379"
 algorithm = "least-conn"
 eject-time = "5s"
 silent-after = "off"
+connect-timeout = "10s"
+dead-after = "off"
+suspicion = false
+check = "https://web.example:8443/health?a=b"
+check-interval = "1s"
+rise = 1
+check-verify = false
 [[service]]
 name = "ldap"
 vip = "10.64.0.2"
@@ -124,6 +135,13 @@ HOSTS_FILE: Final = (
     b"127.0.0.1 localhost",
 )
 
+CHECK_RESPONSE: Final = (
+    b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 503 Service Unavailable\r\n\r\n",
+    b"HTTP/1.0 302\n\n",
+    b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 3000,
+)
+
 WORDS: Final = tuple(
     text.encode()
     for text in (
@@ -134,6 +152,7 @@ WORDS: Final = tuple(
         "tls://10.0.0.53:853#dns.example",
         "https://consul.example:8501/path",
         "unix:///run/consul.sock",
+        "http://[fd00::7]:81/health?a=%20",
         "_redis._tcp.example",
     )
 )

@@ -20,9 +20,11 @@ from dns.nameserver import AddressAndPortNameserver
 from dns.query import BadResponse
 from multidict import CIMultiDict
 
+from clb_discovery.checks.response import status_of
 from clb_discovery.cli.parser import make_parser
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.config import values
+from clb_discovery.config.checks import parse_check
 from clb_discovery.config.services import read_services
 from clb_discovery.datapath import close_request
 from clb_discovery.errors import SourceError, UsageError
@@ -229,12 +231,25 @@ def words(data: bytes) -> list[object]:
     return found
 
 
+def check_response(data: bytes) -> int | None:
+    """Read the answer of a real server to a check, which arrives in two parts."""
+    with suppress(ValueError):
+        first = status_of(data[: len(data) // 2])
+        whole = status_of(data)
+        assert first in {None, whole}
+        return whole
+    return None
+
+
 _WORDS: Final[tuple[Callable[[str], object], ...]] = (
     text_forms.parse_vip,
     values.parse_assignment,
-    values.parse_duration,
+    text_forms.parse_duration,
+    text_forms.parse_connect_timeout,
+    values.parse_dead_after,
     values.parse_share,
     values.parse_listener,
+    parse_check,
     parse_nameserver,
     ConsulAddress.parse,
     lambda name: SrvSource(name, Resolvers(["127.0.0.1"])),
@@ -249,5 +264,6 @@ TARGETS: Final[Mapping[str, Target]] = {
     "disk": Target(disk, seeds.DISK),
     "hosts-file": Target(hosts_file, seeds.HOSTS_FILE),
     "close": Target(close, seeds.CLOSE),
+    "check-response": Target(check_response, seeds.CHECK_RESPONSE),
     "words": Target(words, seeds.WORDS),
 }

@@ -68,6 +68,9 @@ eject-after = 5
 eject-time = "1s"
 eject-max = "2s"
 silent-after = "50ms"
+connect-timeout = "2s"
+dead-after = "15s"
+suspicion = false
 """
 
 

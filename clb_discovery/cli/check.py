@@ -18,6 +18,7 @@ from clb_discovery.cli.read_options import read_options
 from clb_discovery.cli.unit_user import unreadable_files
 from clb_discovery.config.options import Options
 from clb_discovery.config.services import read_services
+from clb_discovery.datapath import probe
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.maps import read_info
@@ -32,6 +33,7 @@ from clb_discovery.model.neighbours import BELOW, overlaps
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Vip
 from clb_discovery.model.service import CATALOG, Service
+from clb_discovery.publication import dead_peers
 from clb_discovery.publication.outcomes import WITHOUT_OUTCOMES, services_in_need
 from clb_discovery.terminal.screen import plain, show
 from clb_discovery.text import some_of, without_passwords
@@ -93,6 +95,7 @@ def _findings(options: Options, services: Sequence[Service], *, offline: bool) -
     else:
         yield allowed
         yield from host_findings(options, pins)
+        yield from _dead_peers(services)
     installed = Installed()
     with suppress(HostError):  # without permission
         installed = read_installed(pins)
@@ -107,6 +110,13 @@ def _findings(options: Options, services: Sequence[Service], *, offline: bool) -
     yield from _listeners(installed, vips)
 
 
+def _dead_peers(services: Sequence[Service]) -> Iterator[Finding]:
+    """Check what services that close silent connections need of the kernel."""
+    objection = dead_peers.objection(services, probe.features())
+    if objection:
+        yield Finding("dead peers", HostError(objection))
+
+
 def _sources(ahead: Outlook) -> Iterator[Finding]:
     """Report, for each source, the servers that would be used and those that would not."""
     used = usage(ahead.publication, ahead.why_empty)
@@ -119,7 +129,7 @@ def _sources(ahead: Outlook) -> Iterator[Finding]:
         elif source == CATALOG:
             yield _catalog(ahead)
         elif source in used:
-            yield _use(source, used[source], held=source in ahead.waiting)
+            yield _use(one.service, used[source], held=source in ahead.waiting)
         else:  # a service of the catalog that does not opt in
             continue
         left_out = [*map(str, (*ahead.left_out(source), *one.refused))]
@@ -173,8 +183,11 @@ def _listeners(installed: Installed, vips: Collection[Vip]) -> Iterator[Finding]
         yield Finding(label.source if label else "a VIP", None, f"{text} instead", warns=True)
 
 
-def _use(source: str, used: Usage, *, held: bool) -> Finding:
+def _use(service: Service, used: Usage, *, held: bool) -> Finding:
     if used.objection:
-        return Finding(source, SourceError(used.objection))
+        return Finding(service.source, SourceError(used.objection))
     counts = some_of([f"{count_servers(count)} at {vip}" for vip, count in used.pools.items()], _SHOWN)
-    return Finding(source, None, f"{', '.join(counts)}{'; held first: it removes much' if held else ''}")
+    words = [", ".join(counts)]
+    words += [f"checked by {service.check}"] if service.check else []
+    words += ["held first: it removes much"] if held else []
+    return Finding(service.source, None, "; ".join(words))

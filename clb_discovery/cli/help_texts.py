@@ -15,6 +15,8 @@ VALUES: Final[Mapping[str, str]] = {
     "TIME": "30s, 500ms, 2m or 1h; a number without a unit is in seconds.",
     "SHARE": "a number from 0 to 1; 0.5 is a half.",
     "N": "a whole number from 0 to 1000000.",
+    "CHECK": "tcp, a connect; http://NAME[:PORT]/PATH or https://..., a GET with NAME as its Host that each server has "
+    "to answer with 2xx or 3xx; or off.",
     "CIDR": "a network: 10.0.0.0/8 or fd00::/8.",
     "ADDR:PORT": "an address of this host and a port: 127.0.0.1:17100 or [::1]:17100.",
     "IP[:PORT]": "a DNS server: 10.0.0.53, [fd00::53]:5353, tcp://10.0.0.53 to query it by TCP only, or "

@@ -68,8 +68,8 @@ def make_parser() -> CommandParser:
     plan = command("plan", "show what `run` would change; exits 2 if there are changes")
     _add(plan, (*_FOR_SERVICES, "instance", "hosts-file"))
     text = (
-        "query no source, use no network, and need no root: check the configuration, and show its virtual servers with "
-        "static real servers; others come from the kernel's maps, if readable"
+        "query no source, and need no root: check the configuration, and show its virtual servers with static real "
+        "servers; others come from the kernel's maps, if readable"
     )
     plan.add_argument("--offline", action="store_true", help=text)
     plan.add_argument("--json", action="store_true", help=_DOCUMENT)
@@ -138,11 +138,11 @@ def _complete_load(parser: argparse.ArgumentParser) -> None:
     _add_option(target, "cgroup", OPTIONS["cgroup"])
     choices = tuple(loader for loader in OPTIONS["loader"].choices if loader != Loader.NONE)
     _add_option(parser, "loader", replace(OPTIONS["loader"], choices=choices, help=LOADERS))
-    text = "balance connects of this systemd unit only; its cgroup is created if the unit has not been started yet"
+    text = "balance connects of this systemd unit only, which may not have been started yet"
     target.add_argument("--unit", metavar="NAME", help=text)
     text = (
-        "follow how TCP connects end: on, the default, or off, which costs connects less, where no service ejects "
-        "(--eject-after 0) or counts (--no-active); a sidecar that loads them itself decides alone"
+        "follow how TCP connects end: on, the default, or off, which costs connects less, where no service ejects, "
+        "counts or limits connects; a sidecar that loads decides alone"
     )
     parser.add_argument("--outcomes", choices=("on", "off"), default="on", help=text)
     _add(parser, ["room-servers", "room-sockets"])

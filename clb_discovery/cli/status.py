@@ -115,4 +115,5 @@ def _read_datapath(pins: Pins) -> Datapath | None:
         installed = maps.read()
         ineffective = loader.objection(pins, Path(info.cgroup))
         overlaps, outcomes = find_overlaps(pins, info.cgroup), loader.follows_outcomes(pins, Path(info.cgroup))
-        return Datapath(info, installed, maps.servers(installed), ineffective, maps.records_lost(), overlaps, outcomes)
+        counters, lost, words = maps.servers(installed), maps.records_lost(), maps.words(installed)
+        return Datapath(info, installed, counters, ineffective, lost, overlaps, outcomes, words)

@@ -28,11 +28,15 @@ KEYS: Final[Mapping[str, Option]] = {
 _SOURCES: Final = ("consul", "srv", "servers")
 _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     name: OPTIONS[name].parse
-    for name in ("algorithm", "max-removal", "hold", "linger", "eject-after", "eject-time", "eject-max", "silent-after")
+    for name in (
+        *("algorithm", "max-removal", "hold", "linger", "eject-after", "eject-time", "eject-max", "silent-after"),
+        *("connect-timeout", "dead-after"),
+        *("check", "check-interval", "check-timeout", "rise", "fall", "check-verify"),
+    )
 }
 """The options that a service may set for itself, each with the parser of its value."""
 _SELECTION: Final = ("filter", "tags")  # which of Consul's instances a service may select for itself
-_SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS)
+_SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS, "suspicion")
 _OF_ONE_SOURCE: Final = {"filter": "consul", "tags": "consul", "linger": "srv"}
 """The keys of a service that apply to one kind of source."""
 _LONGEST_TEXT: Final = 1024
@@ -73,7 +77,8 @@ def decode(content: bytes) -> Config:
             raise ValueError(f"{where}: {error}") from None
     _refuse_repeated(_typed(document), entries)
     for name, value in document.items():
-        if value is False and not (KEYS[name].is_switch or KEYS[name].bare is not None):
+        option = KEYS[name]
+        if value is False and not (option.is_switch or option.is_boolean or option.bare is not None):
             raise ValueError(f"{name} = false: needs a value; remove it to use the default")
     return Config(arguments, tuple(entries))
 
@@ -90,10 +95,16 @@ def _services(value: object) -> tuple[list[object], list[dict[str, object]]]:
 def _arguments(name: str, value: object) -> list[str]:
     """Return an option of the file as arguments of a command line."""
     toml_values.refuse_unknown((name,), KEYS)
+    value = _in_words(name, value)
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
     given = toml_values.texts(name, value) if KEYS[name].repeatable else [toml_values.text(name, value)]
     return [f"--{name}={one}" for one in given]
+
+
+def _in_words(name: str, value: object) -> object:
+    """Return a boolean as the command line has it, if the option takes one."""
+    return str(value).lower() if KEYS[name].is_boolean and isinstance(value, bool) else value
 
 
 def _typed(document: Mapping[str, object]) -> list[Entry]:
@@ -117,11 +128,13 @@ def _entry(table: Mapping[str, object]) -> Entry:
         if key in table and kinds[0] != kind:
             raise ValueError(f"{key} = {toml_values.shown(table[key])}: applies to {kind} only; remove it")
     settings = {
-        key.replace("-", "_"): toml_values.parsed(key, parse, table[key])
+        key.replace("-", "_"): toml_values.parsed(key, parse, _in_words(key, table[key]))
         for key, parse in _SETTINGS.items()
         if key in table
     }
     settings |= _selection(table)
+    if "suspicion" in table:
+        settings["no_suspicion"] = not toml_values.boolean("suspicion", table["suspicion"])
     protocol = Protocol.TCP
     servers: tuple[RealServer, ...] = ()
     if kinds == ["servers"]:

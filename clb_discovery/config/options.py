@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clb_discovery.config import values
+from clb_discovery.config.checks import parse_check, parse_interval, parse_row
 from clb_discovery.config.schema import Group, Option, definitions
 from clb_discovery.config.values import Entry
 from clb_discovery.datapath.instance import state_directory
@@ -20,6 +21,7 @@ from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.loading.sizes import SERVERS, SOCKETS
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import Network, parse_network
+from clb_discovery.model.check import Check, Request
 from clb_discovery.model.servers import Algorithm, PassiveHealth
 from clb_discovery.model.service import MAX_SERVICES, RemovalPolicy
 from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, parse_vip_range
@@ -34,9 +36,10 @@ _CONSUL: Final = Group(
 )
 _LIMITS: Final = Group("limits on discovery")
 _SCHEDULING: Final = Group("scheduling and passive health")
+_CHECKS: Final = Group("active checks")
 _LOGS: Final = Group("logs")
 _GENERAL: Final = Group()
-SERVICE_GROUPS: Final = frozenset({_DISCOVERY, _VIRTUAL_SERVERS, _CONSUL, _LIMITS, _SCHEDULING})
+SERVICE_GROUPS: Final = frozenset({_DISCOVERY, _VIRTUAL_SERVERS, _CONSUL, _LIMITS, _SCHEDULING, _CHECKS})
 """The groups of options that `config.services` and `config.sources` read."""
 LOADERS: Final = (
     "load the kernel programs with libbpf (object), or compile them on this host (bcc); auto, the default, tries "
@@ -45,6 +48,7 @@ LOADERS: Final = (
 
 _POLICY: Final = RemovalPolicy()
 _HEALTH: Final = PassiveHealth()
+_CHECK: Final = Check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +99,19 @@ class Options:
     min_ttl: float = _DISCOVERY.value(
         1.0,
         "TIME",
-        values.parse_duration,
+        text_forms.parse_duration,
         "query a DNS name again after its TTL, but not earlier than this, however short the TTL is; default 1s",
     )
     max_ttl: float = _DISCOVERY.value(
         60.0,
         "TIME",
-        values.parse_duration,
+        text_forms.parse_duration,
         "query a DNS name again after this time at the latest, however long its TTL is; default 60s",
     )
     linger: float | None = _DISCOVERY.value(
         None,
         "TIME",
-        values.parse_duration,
+        text_forms.parse_duration,
         "keep SRV records this long after an answer last had them; default: 1 to 10 minutes if answers vary, else 0",
     )
 
@@ -171,7 +175,7 @@ class Options:
     hold: float = _LIMITS.value(
         _POLICY.hold,
         "TIME",
-        values.parse_duration,
+        text_forms.parse_duration,
         "keep the servers of a held removal this long; the next answer without them removes them; default 30s",
     )
 
@@ -201,13 +205,41 @@ class Options:
         _HEALTH.silent_after_ms,
         "TIME",
         values.parse_silent_after,
-        "count a connect that the application gives up as failed if it was unanswered for this long, which must be "
-        "above the round trip to the servers; off never counts it; default 200ms",
+        "count a connect that is given up as failed if unanswered this long, above the round trip; or off; "
+        "default 200ms",
     )
     """Milliseconds; 0 for never."""
-    no_active: bool = _SCHEDULING.switch(
-        "do not count active connections, which saves a little work per connect; least-conn counts them anyway"
+    no_suspicion: bool = _SCHEDULING.switch("do not probe a server at its first failed connect")
+    connect_timeout: int = _SCHEDULING.value(
+        _HEALTH.connect_timeout_ms,
+        "TIME",
+        text_forms.parse_connect_timeout,
+        "end a TCP connect that is unanswered this long with ETIMEDOUT: 200ms to 2m, or off; default 5s",
     )
+    """Milliseconds; 0 for the kernel's own."""
+    dead_after: int = _SCHEDULING.value(
+        _HEALTH.dead_after_ms,
+        "TIME",
+        values.parse_dead_after,
+        "close a TCP connection whose server is silent this long, if the application sets no times: 3s to 10m; "
+        "default off",
+    )
+    """Milliseconds; 0 for the kernel's own."""
+    no_active: bool = _SCHEDULING.switch("do not count active connections; least-conn does anyway")
+
+    check: Request | None = _CHECKS.value(None, "CHECK", parse_check, "check each real server so; default: off")
+    check_interval: float = _CHECKS.value(
+        _CHECK.interval, "TIME", parse_interval, "check each server this often; default 2s"
+    )
+    check_timeout: float | None = _CHECKS.value(
+        None, "TIME", parse_interval, "limit a check to this; default: at most 1s"
+    )
+    """None for the interval, at most 1 s."""
+    rise: int = _CHECKS.value(_CHECK.rise, "N", parse_row, "use a failed server again after N passed checks; default 2")
+    fall: int = _CHECKS.value(
+        _CHECK.fall, "N", parse_row, "stop using a server after N failed checks in a row; default 3"
+    )
+    check_verify: bool = _CHECKS.boolean("verify certificates of https; default true", default=True)
 
     instance: str = _GENERAL.value(
         "default", "NAME", str, "use the data plane with this name, of letters, digits, _, - and @; default: default"
@@ -242,7 +274,7 @@ class Options:
     log_format: str = _LOGS.choice(
         "auto", FORMATS, "format of log lines; auto, the default, is console on a terminal, else json"
     )
-    log_level: str = _LOGS.choice("info", LEVELS, "lines from this level on; default info")
+    log_level: str = _LOGS.choice("info", LEVELS, "lowest level shown; default info")
 
     hosts_file: Path | None = _GENERAL.value(
         None,
@@ -264,9 +296,7 @@ class Options:
         "keep the last known good sets in this directory, for a start while discovery is down; default: "
         "systemd's STATE_DIRECTORY",
     )
-    once: bool = _GENERAL.switch(
-        "publish once, leave the data plane in place, and exit; --metrics has no effect", in_file=False
-    )
+    once: bool = _GENERAL.switch("publish once, and exit; --metrics has no effect", in_file=False)
 
     entries: tuple[Entry, ...] = ()
     """The tables of the file."""

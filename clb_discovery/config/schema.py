@@ -27,6 +27,9 @@ class Option:
     in_file: bool = True
     """Whether a configuration file may set it."""
 
+    is_boolean: bool = False
+    """Whether its value is true or false, which a configuration file writes without quotes."""
+
     @property
     def is_switch(self) -> bool:
         """Return whether it never takes a value."""
@@ -72,9 +75,21 @@ class Group:
         """Define an option that takes one of these values."""
         return field(default=default, metadata={_KEY: Option(self, text, choices=choices)})
 
+    def boolean(self, text: str, *, default: bool) -> bool:
+        """Define an option that takes true or false."""
+        option = Option(self, text, "true|false", parse_boolean, is_boolean=True)
+        return field(default=default, metadata={_KEY: option})
+
     def switch(self, text: str, *, in_file: bool = True) -> bool:
         """Define an option without a value."""
         return field(default=False, metadata={_KEY: Option(self, text, in_file=in_file)})
+
+
+def parse_boolean(text: str) -> bool:
+    """Read `true` or `false`; raises ValueError for anything else."""
+    if text not in {"true", "false"}:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
 
 
 def definitions(options: type) -> dict[str, Option]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from clb_discovery.config.options import Options
 from clb_discovery.config.values import Entry, consul_entry, srv_entry
 from clb_discovery.errors import UsageError
+from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Vip
 from clb_discovery.model.service import CATALOG, CONSUL, RemovalPolicy, Service
 from clb_discovery.publication.automatic_vips import with_automatic_vips
@@ -87,12 +88,34 @@ def _completed(entry: Entry, options: Options) -> Service:
     return replace(
         entry.service,
         algorithm=own.algorithm,
-        health=PassiveHealth(active, own.eject_after, own.eject_time, own.eject_max, own.silent_after),
+        health=PassiveHealth(
+            active=active,
+            eject_after=own.eject_after,
+            eject_first_ms=own.eject_time,
+            eject_most_ms=own.eject_max,
+            silent_after_ms=own.silent_after,
+            connect_timeout_ms=own.connect_timeout,
+            dead_after_ms=own.dead_after,
+            checked=own.check is not None,
+            suspicion=not own.no_suspicion,
+        ),
+        check=_check(entry, own),
         policy=RemovalPolicy(own.max_removal, own.hold),
         filter=own.filter,
         tags=own.tag,
         linger=own.linger,
     )
+
+
+def _check(entry: Entry, own: Options) -> Check | None:
+    """Return how the servers of a service are checked, by its own settings."""
+    timeout = min(own.check_interval, 1.0) if own.check_timeout is None else own.check_timeout
+    if timeout > own.check_interval:
+        times = f"--check-timeout {timeout:g}s is more than --check-interval {own.check_interval:g}s"
+        raise UsageError(f"{entry.service.name}: {times}; raise --check-interval")
+    if own.check is None:
+        return None
+    return Check(own.check, own.check_interval, timeout, own.rise, own.fall, own.check_verify)
 
 
 @contextmanager

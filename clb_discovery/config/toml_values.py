@@ -35,6 +35,13 @@ def texts(key: str, value: object) -> list[str]:
     return [text(key, item) for item in value] if isinstance(value, list) else [text(key, value)]
 
 
+def boolean(key: str, value: object) -> bool:
+    """Return true or false; raises ValueError for anything else."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} = {shown(value)}: is neither true nor false")  # noqa: TRY004 - as all
+    return value
+
+
 def number(table: Mapping[str, object], key: str, default: int, most: int) -> int:
     """Return an integer of a table, from 0 to `most`; raises ValueError for anything else."""
     value = table.get(key, default)

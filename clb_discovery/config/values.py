@@ -14,11 +14,9 @@ from typing import Any, Final
 from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.servers import MAX_NAME, MAX_PORT, Protocol, Vip
 from clb_discovery.model.service import CONSUL, SRV, Service
-from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.model.text_forms import parse_duration, parse_limit, parse_vip
 
-_DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)?")
 _HOST_NAME: Final = re.compile(r"(?=[^:]*[A-Za-z])[A-Za-z0-9_.-]+(?::[0-9]*)?")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_assignment(text: str, default: Protocol = Protocol.TCP) -> tuple[str, tuple[Vip, ...]]:
@@ -99,14 +97,6 @@ def _endpoint(text: str) -> tuple[str, int] | None:
     return (bare, number) if family_fits and 1 <= number <= MAX_PORT else None
 
 
-def parse_duration(text: str) -> float:
-    """Read `30s`, `1.5m`, `200ms`, `1h` or a plain number of seconds; return seconds."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration: write 30s, 500ms, 2m or 1h")
-    return float(match["number"]) * _UNITS[match["unit"] or "s"]
-
-
 def parse_consul_wait(text: str) -> float:
     """Read how long a query to Consul waits for a change, 1 s to 10 min; return seconds."""
     seconds = parse_duration(text)
@@ -131,6 +121,11 @@ def parse_silent_after(text: str) -> int:
         return parse_milliseconds(text)
     except ValueError as error:
         raise ValueError(f"{error}, or off") from None
+
+
+def parse_dead_after(text: str) -> int:
+    """Read a duration of 3 s to 10 min, or `off`; return milliseconds, 0 for `off`."""
+    return 0 if text == "off" else parse_limit(text, "3s", "10m")
 
 
 def parse_count(text: str) -> int:

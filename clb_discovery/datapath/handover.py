@@ -38,6 +38,9 @@ WRITER: Final[Mapping[Map, Access]] = {
     Map.ROWS: Access.WRITE,
     Map.OVERFLOW: Access.WRITE,
     Map.SERVERS: Access.WRITE,
+    Map.STEERING: Access.WRITE,
+    Map.LISTENER: Access.WRITE,
+    Map.CHANGES: Access.WRITE,
     Map.LABELS: Access.WRITE,
     Map.INFO: Access.READ,
     Map.OWNERS: Access.READ,
@@ -45,7 +48,8 @@ WRITER: Final[Mapping[Map, Access]] = {
     Map.SOCKETS: Access.READ,
     Map.COUNTS: Access.READ,
 }
-"""Maps that a writer needs. The events of `trace` are not among them: they show which process connects where."""
+"""Maps that a writer needs. The events of `trace` are not among them: they show which process connects where. The
+reader of a ring buffer writes its own position there."""
 EVERYTHING: Final[Mapping[Map, Access]] = dict.fromkeys(Map, Access.WRITE)
 """Maps that root opens."""
 

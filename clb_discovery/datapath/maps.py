@@ -7,12 +7,13 @@ import errno
 import os
 import struct
 import sys
+import time
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
-from clb_discovery.datapath import bpf, handover, links, probe
+from clb_discovery.datapath import bpf, handover, links, probe, verdicts
 from clb_discovery.datapath.handover import Access
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets.records import RecordMaps
@@ -21,7 +22,8 @@ from clb_discovery.files import SHORT
 from clb_discovery.hints import load_command, unload_command
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.chains import read_chains
-from clb_discovery.layout.elements import Info, Label, Server
+from clb_discovery.layout.elements import Info, Label, Server, Steering
+from clb_discovery.layout.health import Words
 from clb_discovery.layout.installed import DECODED, Installed, decode
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Protocol
@@ -106,9 +108,35 @@ class Maps:
         decoded = ((elements.unpack_index(key), value) for key, value in raw)
         return {members[index]: elements.unpack_server(value) for index, value in decoded if index in members}
 
+    def words(self, installed: Installed) -> Words:
+        """Return what the sidecar has said of the servers until now; as `servers`."""
+        size = structs.STEERING.size
+        raw = self._values(Map.STEERING, 0, installed.top)
+        raw = raw[: -(-len(raw.rstrip(b"\0")) // size) * size]
+        servers = (one for published in installed.virtual.values() for one in published.servers.items())
+        found = ((member, raw[index * size : (index + 1) * size]) for member, index in servers if raw)
+        said = {member: elements.unpack_steering(data) for member, data in found if any(data)}
+        return Words(said, time.monotonic_ns())
+
     def raw_servers(self, count: int) -> bytes:
         """Return the elements of the first indexes of `clb_servers`, not decoded: this takes one call."""
         return self._values(Map.SERVERS, 0, count)
+
+    def raw_server(self, index: int) -> bytes:
+        """Return one element of `clb_servers`, not decoded."""
+        return self._values(Map.SERVERS, index, 1)
+
+    def raw_steering(self, count: int) -> bytes:
+        """Return the elements of the first indexes of `clb_steering`, not decoded: this takes one call."""
+        return self._values(Map.STEERING, 0, count)
+
+    def steering(self, index: int) -> Steering:
+        """Return what the sidecar says of the server with this index."""
+        return elements.unpack_steering(self._values(Map.STEERING, index, 1))
+
+    def steer(self, said: Mapping[int, Steering]) -> None:
+        """Write what the sidecar has found out about real servers, by their indexes."""
+        verdicts.store(self._fds[Map.STEERING], said)
 
     def records_lost(self) -> int:
         """Return how often there was no memory for the record of a socket."""
@@ -156,6 +184,15 @@ class Maps:
     def listen_until(self, moment: int) -> None:
         """Let programs report connects until this moment in nanoseconds of CLOCK_MONOTONIC; 0 stops reports."""
         bpf.update(self._fds[Map.LISTENER], elements.INFO_KEY, struct.pack("=Q", moment))
+
+    def changes(self) -> int:
+        """Return the descriptor of the ring buffer of servers that go or come; the caller must not close it."""
+        return self._fds[Map.CHANGES]
+
+    def hear_changes_until(self, moment: int) -> None:
+        """Let programs report servers that go or come, and suspect them, until this moment; as `listen_until`."""
+        key = elements.pack_index(structs.LISTENS_CHANGES)
+        bpf.update(self._fds[Map.LISTENER], key, struct.pack("=Q", moment))
 
     def label(self, vip: bytes) -> Label | None:
         """Return the names of a virtual server.

@@ -11,7 +11,7 @@ from typing import Final
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import PROGRAMS
 from clb_discovery.errors import HostError
-from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP
+from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, FEATURE_OPTIONS
 
 _SET_RETVAL: Final = 187  # BPF_FUNC_set_retval, linux/bpf.h
 
@@ -64,4 +64,5 @@ def features() -> int:
         os.close(bpf.load_program(_REFUSE_WITH_ERRNO, bpf.AttachType.CGROUP_INET4_CONNECT))
     except OSError:  # before 6.1, connect hooks lack the helper
         return 0
-    return FEATURE_ERRNO | FEATURE_LOOP  # bpf_loop exists since 5.17
+    # bpf_loop exists since 5.17, and bpf_getsockopt reads all options since the same version as that helper there.
+    return FEATURE_ERRNO | FEATURE_LOOP | FEATURE_OPTIONS

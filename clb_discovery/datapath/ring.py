@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import select
 import struct
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ class Ring:
     def __init__(self, fd: int, size: int) -> None:
         """Map a ring buffer.
 
-        :param fd: descriptor of the map; it must stay open.
+        :param fd: descriptor of the map; the caller may close it afterwards.
         :param size: bytes of data, a power of two.
         """
         page = mmap.PAGESIZE
@@ -33,12 +34,18 @@ class Ring:
         self._read = mmap.mmap(fd, page)
         self._written = mmap.mmap(fd, page + 2 * size, prot=mmap.PROT_READ, offset=page)
         self._full = False
+        self._fd = os.dup(fd)  # epoll forgets a descriptor that is closed
         self._poll = select.epoll()
-        self._poll.register(fd, select.EPOLLIN)
+        self._poll.register(self._fd, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable while there are records, for the loop of another reader."""
+        return self._poll.fileno()
 
     def close(self) -> None:
         """Unmap the ring buffer; its content stays."""
         self._poll.close()
+        os.close(self._fd)
         self._read.close()
         self._written.close()
 
@@ -60,7 +67,7 @@ class Ring:
     def records(self, timeout: float) -> Iterator[bytes]:
         """Wait for records, and return all present ones.
 
-        :param timeout: seconds to wait at most.
+        :param timeout: seconds to wait at most; 0 does not block.
         """
         self._poll.poll(timeout)
         yield from self._records()

@@ -63,7 +63,7 @@ def target_shares(pins: Pins) -> Mapping[str, Mapping[str, float]]:
     """Return the target shares of `status`: by VIP, then by the address and port of the real server."""
     with Maps(pins) as maps:
         installed = maps.read()
-        found = virtual_servers(installed, maps.servers(installed))
+        found = virtual_servers(installed, maps.servers(installed), words=maps.words(installed))
     return {
         endpoint(virtual): {endpoint(real): real["target_share"] for real in virtual["real_servers"]}
         for virtual in found

@@ -20,6 +20,7 @@ class Member(NamedTuple):
     priority: int
     weight: int
     ejected: bool
+    """Whether it is ejected or suspect."""
 
 
 def target_shares(pool: Sequence[Member]) -> list[float]:

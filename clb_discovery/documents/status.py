@@ -9,12 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.documents.causes import by_cause
+from clb_discovery.documents.checks import add_checks
 from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.documents.verdict import empty_services
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Info, Server
+from clb_discovery.layout.health import NO_WORDS, Health, Words
 from clb_discovery.layout.installed import Installed, Published
-from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP
+from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, FEATURE_OPTIONS
 from clb_discovery.model.address import format_address
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.own_servers import is_own
@@ -24,7 +26,7 @@ FORMAT: Final = 1
 """The format of the document. It stays the same as long as changes only add something."""
 SCHEMA: Final = "status.schema.json"
 """The file in this package that describes the document."""
-_FEATURES: Final = {"errno": FEATURE_ERRNO, "loop": FEATURE_LOOP}
+_FEATURES: Final = {"errno": FEATURE_ERRNO, "loop": FEATURE_LOOP, "options": FEATURE_OPTIONS}
 
 
 class Datapath(NamedTuple):
@@ -43,6 +45,8 @@ class Datapath(NamedTuple):
     """Other instances that serve the same VIPs."""
     outcomes: bool = True
     """Whether the program that learns how TCP connects end is attached."""
+    words: Words = NO_WORDS
+    """What the sidecar says of real servers."""
 
 
 def document(  # noqa: PLR0913 - the parts of the document
@@ -60,12 +64,13 @@ def document(  # noqa: PLR0913 - the parts of the document
 
     :param pid: process id of the running sidecar, or None.
     :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `metrics_error`,
-        `sources` and `unpublished`.
+        `sources`, `unpublished` and `checks`.
     :param listening: the VIPs on which a program of this host listens.
     :param load_error: why the last load failed.
     """
     loaded = datapath if datapath and datapath.info else None
-    virtual = virtual_servers(loaded.installed, loaded.servers, listening) if loaded else []
+    virtual = virtual_servers(loaded.installed, loaded.servers, listening, loaded.words) if loaded else []
+    add_checks(virtual, state.get("checks", []) if pid is not None else [])
     return {
         "format": FORMAT,
         "instance": instance,
@@ -102,20 +107,29 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
 
 
 def virtual_servers(
-    installed: Installed, servers: Mapping[bytes, Server], listening: Collection[Vip] = ()
+    installed: Installed,
+    servers: Mapping[bytes, Server],
+    listening: Collection[Vip] = (),
+    words: Words = NO_WORDS,
 ) -> list[dict[str, Any]]:
-    """Build the part of the document with the virtual servers, sorted by VIP, from the counters of real servers."""
+    """Build the part of the document with the virtual servers, sorted by VIP, from the counters of real servers.
+
+    :param words: what the sidecar says of them.
+    """
     return [
-        _virtual_server(vip, published, servers) | {"listens_here": vip in listening}
+        _virtual_server(vip, published, servers, words) | {"listens_here": vip in listening}
         for vip, published in sorted(installed.virtual.items())
         if not is_own(published.label.source if published.label else None)
     ]
 
 
-def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Server]) -> dict[str, Any]:
+def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Server], words: Words) -> dict[str, Any]:
     key, pool, label = elements.pack_vip(vip), published.pool or (), published.label
-    found = [_of(servers, elements.pack_member(key, server)) for server in pool]
-    members = [Member(one.priority, one.weight, bool(had.ejected_until)) for one, had in zip(pool, found, strict=True)]
+    packed = [elements.pack_member(key, server) for server in pool]
+    found = [_of(servers, member) for member in packed]
+    checked = published.health is not None and published.health.checked
+    health = [words.health(member, had, checked=checked) for member, had in zip(packed, found, strict=True)]
+    members = [Member(one.priority, one.weight, at is not Health.ACTIVE) for one, at in zip(pool, health, strict=True)]
     return {
         "service": label.service if label else None,
         "source": label.source if label else None,
@@ -127,7 +141,7 @@ def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Serv
         "connects": sum(had.connects for had in found),
         "refused": _of(servers, elements.refusal(key)).connects,
         "needs_outcomes": needs_outcomes(vip, published.health),
-        "real_servers": [_real_server(*one) for one in zip(pool, found, target_shares(members), strict=True)],
+        "real_servers": [_real_server(*one) for one in zip(pool, found, health, target_shares(members), strict=True)],
     }
 
 
@@ -135,15 +149,16 @@ def _of(servers: Mapping[bytes, Server], member: bytes) -> Server:
     return servers.get(member) or elements.unpack_server(elements.NEW_SERVER)
 
 
-def _real_server(server: RealServer, found: Server, target: float) -> dict[str, Any]:
+def _real_server(server: RealServer, found: Server, health: Health, target: float) -> dict[str, Any]:
     return {
         "address": format_address(server.address),
         "port": server.port,
         "weight": server.weight,
         "priority": server.priority,
         "target_share": target,
-        "state": "ejected" if found.ejected_until else "active",
-        "probing": bool(found.ejected_until and found.probing),
+        "state": "ejected" if health is Health.EJECTED else "active",
+        "suspect": health is Health.SUSPECT,
+        "probing": health is Health.EJECTED and bool(found.probing),
         "connects": found.connects,
         "active": found.active,
         "failures": found.failures,

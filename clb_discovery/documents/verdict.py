@@ -97,7 +97,14 @@ def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     for name in empty_services(virtual_servers):
         yield Problem(name, "no real servers: connects are refused", "no real servers, connects are refused:", name)
     for name, servers in services.items():
-        ejected = [endpoint(server) for server in servers if server["state"] == "ejected"]
+        failing = {endpoint(one): one["check_failure"] for one in servers if one["check_failure"]}
+        if failing:
+            reasons = _list([f"{server} ({reason})" for server, reason in failing.items()])
+            count = f"{len(failing)} of {len(servers)}"
+            yield Problem(
+                name, f"{count} real servers fail their checks: {reasons}", "fail checks:", f"{name} ({count})"
+            )
+        ejected = [endpoint(one) for one in servers if one["state"] == "ejected" and endpoint(one) not in failing]
         if ejected:
             count = f"{len(ejected)} of {len(servers)}"
             text = f"{count} real servers ejected after failed connects: {_list(ejected)}"

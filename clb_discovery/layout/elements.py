@@ -12,6 +12,7 @@ from clb_discovery.layout.structs import (
     BUCKET_PLACES,
     CHANGE,
     EVENT,
+    HOME,
     INFO,
     LABEL,
     MEMBER,
@@ -29,6 +30,8 @@ from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Vip
 
 NEW_SERVER: Final = bytes(SERVER.size)
 """The element of a new server, and of an index without a server."""
+NO_WORD: Final = bytes(STEERING.size)
+"""The element of a server of which the sidecar has said nothing."""
 INFO_KEY: Final = bytes(4)
 NEXT_AT: Final = VIRTUAL.offsets()["next"][0]
 """Where the link to the next virtual server is in an element of `clb_virtual`."""
@@ -56,6 +59,8 @@ class Virtual(NamedTuple):
     eject_most_ms: int
     refusal: int
     silent_after_ms: int
+    limit_ms: int
+    dead_after_ms: int
 
 
 class Slot(NamedTuple):
@@ -149,6 +154,9 @@ class Socket(NamedTuple):
     follows: int
     expired: int
     at: int
+    limit_ms: int
+    dead_after_ms: int
+    repeats: int
 
 
 class Event(NamedTuple):
@@ -180,6 +188,14 @@ class Info(NamedTuple):
     loader: str
     build: str
     cgroup: str
+
+
+class Home(NamedTuple):
+    """Decoded `struct clb_home`."""
+
+    namespace: int
+    known: int
+    learner: int
 
 
 def pack_vip(vip: Vip) -> bytes:
@@ -318,6 +334,16 @@ def unpack_info(data: bytes) -> Info:
     """Parse the record of the loader about what it has loaded."""
     layout, features, loader, build, cgroup = INFO.struct.unpack(data)
     return Info(layout, features, _untext(loader), _untext(build), _untext(cgroup))
+
+
+def pack_home(home: Home) -> bytes:
+    """Return the network namespace whose connects judge servers, as it is in `clb_home`."""
+    return HOME.struct.pack(*home)
+
+
+def unpack_home(data: bytes) -> Home:
+    """Parse the element of `clb_home`."""
+    return Home(*HOME.struct.unpack(data))
 
 
 def unpack_server(data: bytes) -> Server:

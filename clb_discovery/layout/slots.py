@@ -67,23 +67,41 @@ def pool_virtual(  # noqa: PLR0913 - what only the caller knows of the structure
         max(1, len(server.pool)),
         lowest_tier(server.pool),
         server.algorithm,
-        structs.COUNT_ACTIVE if health.active else 0,
+        _flags(health),
         health.eject_after,
         health.eject_first_ms,
         health.eject_most_ms,
         refusal,
         health.silent_after_ms,
+        health.connect_timeout_ms,
+        health.dead_after_ms,
     )
 
 
 def passive_health_of(virtual: Virtual) -> PassiveHealth | None:
     """Return the settings of passive health; None if the element has flags of a newer version."""
-    if virtual.flags & ~structs.COUNT_ACTIVE:
+    if virtual.flags & ~(structs.COUNT_ACTIVE | structs.STEERED | structs.SUSPECTS):
         return None
-    active = bool(virtual.flags & structs.COUNT_ACTIVE)
     return PassiveHealth(
-        active, virtual.eject_after, virtual.eject_first_ms, virtual.eject_most_ms, virtual.silent_after_ms
+        active=bool(virtual.flags & structs.COUNT_ACTIVE),
+        eject_after=virtual.eject_after,
+        eject_first_ms=virtual.eject_first_ms,
+        eject_most_ms=virtual.eject_most_ms,
+        silent_after_ms=virtual.silent_after_ms,
+        connect_timeout_ms=virtual.limit_ms,
+        dead_after_ms=virtual.dead_after_ms,
+        checked=bool(virtual.flags & structs.STEERED),
+        suspicion=bool(virtual.flags & structs.SUSPECTS),
     )
+
+
+def _flags(health: PassiveHealth) -> int:
+    chosen = {
+        structs.COUNT_ACTIVE: health.active,
+        structs.STEERED: health.checked,
+        structs.SUSPECTS: health.suspicion,
+    }
+    return sum(flag for flag, is_set in chosen.items() if is_set)
 
 
 def lowest_tier(pool: Pool) -> int:

@@ -27,12 +27,14 @@ CHAIN: Final = 16
 OVERFLOWS: Final = 0xFFFFFFFF
 FEATURE_ERRNO: Final = 1
 FEATURE_LOOP: Final = 2
+FEATURE_OPTIONS: Final = 4
 COUNT_ACTIVE: Final = 1
 STEERED: Final = 2
 SUSPECTS: Final = 4
 LISTENS_EVENTS: Final = 0
 LISTENS_CHANGES: Final = 1
 LISTENERS: Final = 2
+HOME_KNOWN: Final = 2**64 - 1
 COUNT_RECORDS_LOST: Final = 0
 COUNTS: Final = 16
 
@@ -49,6 +51,7 @@ class Map(StrEnum):
     STEERING = "clb_steering"
     LABELS = "clb_labels"
     INFO = "clb_info"
+    HOME = "clb_home"
     DICE = "clb_dice"
     OWNERS = "clb_owners"
     PLACES = "clb_places"
@@ -107,7 +110,9 @@ VIRTUAL: Final = Record(
     ("eject_most_ms", "I"),
     ("refusal", "I"),
     ("silent_after_ms", "I"),
-    ("zero", "28x"),
+    ("limit_ms", "I"),
+    ("dead_after_ms", "I"),
+    ("zero", "20x"),
 )
 PLACE: Final = Record("clb_place", ("generation", "Q"), ("row", "I"), ("zero", "4x"))
 MEMBER: Final = Record("clb_member", ("vip", "20s"), ("address", "16s"), ("port", "2s"), ("zero", "2x"))
@@ -176,7 +181,10 @@ SOCKET: Final = Record(
     ("follows", "B"),
     ("expired", "B"),
     ("at", "I"),
-    ("room", "12x"),
+    ("limit_ms", "I"),
+    ("dead_after_ms", "I"),
+    ("repeats", "B"),
+    ("room", "3x"),
 )
 STORED: Final = Record("clb_stored", ("socket", "Q"), ("zero", "4x"), ("lock", "4x"), ("record", f"{SOCKET.size}s"))
 EVENT: Final = Record(
@@ -196,7 +204,25 @@ LABEL: Final = Record("clb_label", ("service", "256s"), ("source", "272s"))
 INFO: Final = Record(
     "clb_info", ("layout", "I"), ("features", "I"), ("loader", "16s"), ("build", "72s"), ("cgroup", "1024s")
 )
-RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, ROW, SERVER, STEERING, CHANGE, BUCKET, SOCKET, STORED, EVENT, LABEL, INFO)
+HOME: Final = Record("clb_home", ("namespace", "Q"), ("known", "Q"), ("learner", "Q"))
+RECORDS: Final = (
+    VIP,
+    VIRTUAL,
+    PLACE,
+    MEMBER,
+    SLOT,
+    ROW,
+    SERVER,
+    STEERING,
+    CHANGE,
+    BUCKET,
+    SOCKET,
+    STORED,
+    EVENT,
+    LABEL,
+    INFO,
+    HOME,
+)
 PEERS_SIZE: Final = 248
 EVENTS_BYTES: Final = 262144
 CHANGES_BYTES: Final = 65536
@@ -210,6 +236,7 @@ SIZES: Final = {
     Map.STEERING: (4, STEERING.size),
     Map.LABELS: (VIP.size, LABEL.size),
     Map.INFO: (4, INFO.size),
+    Map.HOME: (4, HOME.size),
     Map.DICE: (4, 8),
     Map.OWNERS: (4, BUCKET.size),
     Map.PLACES: (4, SOCKET.size),

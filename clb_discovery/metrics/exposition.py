@@ -15,6 +15,7 @@ from clb_discovery import __version__
 from clb_discovery.documents.causes import by_cause
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Server
+from clb_discovery.layout.health import Health
 from clb_discovery.layout.structs import Map
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
@@ -28,7 +29,6 @@ _OF_REAL_SERVERS: Final[tuple[tuple[str, str, str, Callable[[Server], int]], ...
     ("clb_failures_total", "counter", "Connects that a real server failed", lambda server: server.failures),
     ("clb_ejections_total", "counter", "How often a real server was ejected", lambda server: server.times_ejected),
     ("clb_active_connections", "gauge", "Connections to a real server", lambda server: server.active),
-    ("clb_ejected", "gauge", "Whether a real server is left out", lambda server: int(server.ejected_until != 0)),
 )
 """Names, types, help texts and values of the metrics of each real server."""
 
@@ -133,7 +133,9 @@ def _of_servers(report: Report) -> Iterator[bytes]:
     ]
     refusals: list[tuple[str, Server]] = []
     rows: list[tuple[str, Server]] = []
+    ejected: list[tuple[str, int]] = []
     for labels, one in named:
+        checked = one.health is not None and one.health.checked
         for member in one.servers:
             server = report.datapath.servers.get(member)
             if server is None:
@@ -142,13 +144,17 @@ def _of_servers(report: Report) -> Iterator[bytes]:
                 refusals.append((labels, server))
             else:
                 _, address, port = elements.unpack_member(member)
-                rows.append((f'{labels},real_server="{format_endpoint(address, port)}"', server))
+                full = f'{labels},real_server="{format_endpoint(address, port)}"'
+                rows.append((full, server))
+                health = report.datapath.words.health(member, server, checked=checked)
+                ejected.append((full, int(health is Health.EJECTED)))
     text = "Real servers in the pool, ejected ones among them"
     yield _family("clb_pool_servers", "gauge", text, ((labels, len(one.pool or ())) for labels, one in named))
     text = "Connects refused because the pool is empty"
     yield _family("clb_refused_total", "counter", text, ((labels, server.connects) for labels, server in refusals))
     for name, kind, text, value in _OF_REAL_SERVERS:
         yield _family(name, kind, text, ((labels, value(server)) for labels, server in rows))
+    yield _family("clb_ejected", "gauge", "Whether a real server is left out", ejected)
     text = "Connects that a real server failed, by their cause where it is known"
     counts = ((labels, by_cause(server)) for labels, server in rows if server.failures)
     samples = ((f'{labels},cause="{cause}"', number) for labels, count in counts for cause, number in count.items())

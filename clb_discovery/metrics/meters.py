@@ -27,6 +27,10 @@ class Meters:
         self._failures = counter("clb_publication_failures", "Changes of the kernel's maps that the kernel rejected")
         self.unkept = counter("clb_state_write_failures", "Times that the last known good sets could not be saved")
         """For `count_exceptions` around the code that writes."""
+        self._suspicions = counter("clb_suspicions", "Servers that were passed over after one failed connect")
+        self._probes = counter("clb_probes", "Probes of real servers by the sidecar", ["result"])
+        for result in ("up", "down", "local"):
+            self._probes.labels(result)
         text = "Time to work out and to carry out a change of the kernel's maps"
         self._time = histogram("clb_publication_seconds", text)
         self._lag = histogram("clb_loop_lag_seconds", "Event-loop lag: how late a timer fires")
@@ -40,6 +44,14 @@ class Meters:
     def failed(self) -> None:
         """Count a change that the kernel refused."""
         self._failures.inc()
+
+    def suspected(self) -> None:
+        """Count a server that is passed over after one failed connect."""
+        self._suspicions.inc()
+
+    def probed(self, result: str) -> None:
+        """Count a probe by its result."""
+        self._probes.labels(result).inc()
 
     async def watch_lag(self) -> NoReturn:
         """Measure the event loop's lag, that is how late a timer fires, until cancelled."""

@@ -64,6 +64,8 @@ class OptIn:
     """None for the scheduler of the configuration."""
     refused: tuple[Refusal, ...] = ()
     """Registrations that cannot be applied on any host."""
+    connect_timeout_ms: int | None = None
+    """None for the limit of the configuration; 0 for none at all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ def pools(servers: Iterable[RealServer]) -> Pools:
 
 @dataclass(frozen=True, slots=True)
 class PassiveHealth:
-    """What the kernel counts for the connects of a virtual server, and when it ejects a real server."""
+    """What the kernel counts for a virtual server, when it ejects a real server, and how long it waits for one."""
 
     active: bool = True
     """Count active connections; least-conn needs it."""
@@ -133,11 +133,20 @@ class PassiveHealth:
     """Longest ejection, in milliseconds."""
     silent_after_ms: int = 200
     """How long a connect that the application gives up must have been unanswered to be a failure; 0 for never."""
+    checked: bool = False
+    """Whether the sidecar checks the servers, so that programs have to look at its verdicts for every connect."""
+    suspicion: bool = True
+    """Whether the first failed connect has the sidecar probe the server, which is passed over meanwhile."""
+
+    connect_timeout_ms: int = 5_000
+    """When a TCP connect that is not answered ends; 0 for the kernel's own time, about two minutes."""
+    dead_after_ms: int = 0
+    """When a TCP connection ends whose real server does not answer any more; 0 for the kernel's own time."""
 
     @property
     def needs_outcomes(self) -> bool:
-        """Whether it needs to know how TCP connects end."""
-        return self.active or self.eject_after > 0
+        """Whether it needs to know how TCP connects go on."""
+        return self.active or any((self.eject_after, self.connect_timeout_ms, self.dead_after_ms))
 
 
 @dataclass(frozen=True, slots=True)

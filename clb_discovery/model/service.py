@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from clb_discovery.model.check import Check
 from clb_discovery.model.servers import MAX_NAME, MAX_POOL, Algorithm, PassiveHealth, Pool, Protocol, Vip
 
 CONSUL: Final = "consul:"
@@ -45,6 +46,8 @@ class Service:
     """Only instances that have all of these tags are used; for services in Consul only."""
     linger: float | None = None
     """Seconds that SRV records stay after the last answer with them; None to derive it from the answers."""
+    check: Check | None = None
+    """How its real servers are checked by the sidecar; None if they are not."""
     most: int = MAX_POOL
     """Most real servers in one pool."""
 

@@ -1,4 +1,4 @@
-"""VIPs and schedulers as text, in options and registrations."""
+"""VIPs, schedulers and durations as text, in options and registrations."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _VIP: Final = re.compile(
     (?: / (?P<protocol> [a-z]+ ) )?""",
     re.VERBOSE,
 )
+_DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)?")
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FORMS: Final = "write 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00::1]:6379, with /udp for UDP"
 
 
@@ -46,6 +48,30 @@ def parse_algorithm(text: str) -> Algorithm:
         if str(algorithm) == text:
             return algorithm
     raise ValueError(f"{text!r} is not a scheduler: use {', '.join(map(str, Algorithm))}")
+
+
+def parse_duration(text: str) -> float:
+    """Parse `30s`, `1.5m`, `200ms`, `1h` or a plain number of seconds; return seconds."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration: write 30s, 500ms, 2m or 1h")
+    return float(match["number"]) * _UNITS[match["unit"] or "s"]
+
+
+def parse_connect_timeout(text: str) -> int:
+    """Parse a duration of 200 ms to 2 min, or `off`; return milliseconds, 0 for `off`."""
+    return 0 if text == "off" else parse_limit(text, "200ms", "2m")
+
+
+def parse_limit(text: str, least: str, most: str) -> int:
+    """Parse a duration between these, where `off` may stand, too; return milliseconds."""
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or off") from None
+    if not parse_duration(least) <= seconds <= parse_duration(most):
+        raise ValueError(f"{text!r} is outside {least} to {most}, or off")
+    return round(1000 * seconds)
 
 
 def _vip_address(text: str, ipv4: str | None, ipv6: str | None) -> Address:

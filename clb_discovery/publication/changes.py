@@ -53,5 +53,13 @@ def _settings(server: Published) -> dict[str, Any]:
         "eject-after": health.eject_after,
         "eject-time": f"{health.eject_first_ms}ms",
         "eject-max": f"{health.eject_most_ms}ms",
-        "silent-after": f"{health.silent_after_ms}ms" if health.silent_after_ms else "off",
+        "silent-after": _time(health.silent_after_ms),
+        "connect-timeout": _time(health.connect_timeout_ms),
+        "dead-after": _time(health.dead_after_ms),
+        "suspicion": health.suspicion,
+        "checked": health.checked,
     }
+
+
+def _time(milliseconds: int) -> str:
+    return f"{milliseconds}ms" if milliseconds else "off"

@@ -10,7 +10,7 @@ from clb_discovery.layout.installed import Installed
 from clb_discovery.model.servers import Protocol, Vip, needs_outcomes
 from clb_discovery.publication.plan import Plan
 
-WITHOUT_OUTCOMES: Final = "no server is ejected, and no active connection is counted"
+WITHOUT_OUTCOMES: Final = "no server is ejected, no active connection is counted, and no connect has a limit"
 """The effect of its absence on virtual servers that need it."""
 
 

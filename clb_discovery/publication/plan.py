@@ -13,7 +13,8 @@ pool:
   program looks up the exact port first and the wildcard after it;
 - elements deleted after the grace period lost their last reference before it; elements of `clb_virtual` and `clb_rows`
   that did are free for the next plan;
-- an index of `clb_servers` is given to another server only after a grace period since it was set to zero.
+- an index of `clb_servers` is given to another server only after a grace period since it was set to zero, and what the
+  sidecar has said of it is gone before. It says nothing of servers that are in no pool, so no late word follows.
 
 A crash leaves at worst elements without references. They are free, or orphans, which are deleted, at the next start.
 If the kernel refuses an element, `publication.cut` computes the installed state.
@@ -86,7 +87,7 @@ def plan(
         Write(Map.FILTER, tuple(_filter_changes(either, wanted).items()) if complete else ()),
         Store(draft.chains.stored()),
     )
-    collected = _present(*(_collect(map_, keys) for map_, keys in draft.stale.items()))
+    collected = _present(*(step for map_, keys in draft.stale.items() for step in _collect(map_, keys)))
     after = (GracePeriod(), *collected) if collected or draft.frees() else ()
     zeroed = tuple(map(elements.unpack_index, draft.stale[Map.SERVERS]))
     free, resting = draft.indexes.left(zeroed, waited=bool(before or between or after))
@@ -147,11 +148,15 @@ def _without(
     return {map_: keys for map_, keys in left.items() if keys}
 
 
-def _collect(map_: Map, keys: Sequence[bytes]) -> Write | Delete:
-    """Return the step that deletes elements; elements of an array can only be set to zero."""
-    if map_ is Map.SERVERS:
-        return Write(map_, tuple((key, elements.NEW_SERVER) for key in keys))
-    return Delete(map_, tuple(keys))
+def _collect(map_: Map, keys: Sequence[bytes]) -> tuple[Write | Delete, ...]:
+    """Return the steps that delete elements; elements of an array can only be set to zero.
+
+    What the sidecar has said of a server goes first: after a crash between the two steps, the server is found again.
+    """
+    if map_ is not Map.SERVERS:
+        return (Delete(map_, tuple(keys)),)
+    cleared = {Map.STEERING: elements.NO_WORD, map_: elements.NEW_SERVER}
+    return tuple(Write(one, tuple((key, value) for key in keys)) for one, value in cleared.items())
 
 
 def _present(*steps: Write | Store | Delete) -> tuple[Step, ...]:

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -30,7 +30,10 @@ from clb_discovery.metrics.report import Report
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Outcome
 from clb_discovery.model.service import CATALOG
+from clb_discovery.publication import dead_peers
+from clb_discovery.sidecar.active_checks import ActiveChecks
 from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.sidecar.health.watch import HealthWatch
 from clb_discovery.sidecar.hosts import HostsFile
 from clb_discovery.sidecar.last_good_file import Store
 from clb_discovery.sidecar.local_listeners import LocalListeners
@@ -73,12 +76,15 @@ class Daemon:
         self._plane = settings.plane()
         self._local_listeners = LocalListeners()
         self._wakeup = Wakeup()
+        self._checks = ActiveChecks(self._announcer, self._wakeup.ring)
         self._early: list[tuple[str, Outcome]] | None = []
         """Outcomes of sources while the data plane is being loaded; None afterwards."""
         self._changed = False  # whether the desired state may have changed
         self._pending = False  # whether an interrupted publication goes on at once
         self._readiness = Readiness()
         self._self_report = SelfReport(self._instance)
+        self._features = 0
+        """CLB_FEATURE_* bits of the programs."""
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
@@ -104,6 +110,9 @@ class Daemon:
                     from clb_discovery.sidecar.metrics_site import MetricsSite  # noqa: PLC0415
                 self._watches.start(self._heard)
             maps = stack.enter_context(self._plane.open())
+            info = maps.info()
+            self._features = info.features if info else 0
+            self._require_features(self._settings)
             publisher = Publisher(self._plane, maps, self._announcer, self._meters)
             self._start_up(publisher)
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
@@ -112,8 +121,12 @@ class Daemon:
                 site = Site(report, lambda: readiness.is_ready, self._meters, lambda: self._services.unpublished)
                 waiting = MetricsSite(self._announcer, self._self_report, self._wakeup.ring)
                 await stack.enter_async_context(waiting.serving(metrics, site))
+            health = None if options.once else HealthWatch(publisher, self._announcer, self._meters)
+            await stack.enter_async_context(health.listening() if health else nullcontext())
             stack.push_async_callback(self._shut_down)
-            await self._main_loop(publisher)
+            if health:
+                await stack.enter_async_context(self._checks.running(publisher, health.forget))
+            await self._main_loop(publisher, health)
 
     async def _prove(self) -> None:
         """Log if the programs are not in effect; outside of their cgroup the self-test takes a process."""
@@ -132,7 +145,9 @@ class Daemon:
             instance=self._instance.name,
             datapath=datapath,
             following=tuple(self._services),
-            state=self._self_report.document(self._services, self._settings.options.hosts_file),
+            state=self._self_report.document(
+                self._services, self._settings.options.hosts_file, self._checks.document()
+            ),
             listening=await self._local_listeners.now(datapath.installed),
             load_error=self._instance.load_error(),
         )
@@ -156,7 +171,7 @@ class Daemon:
             self._announcer.restored(state)
         return bool(restored)
 
-    async def _main_loop(self, publisher: Publisher) -> None:
+    async def _main_loop(self, publisher: Publisher, health: HealthWatch | None) -> None:
         while not self._wakeup.is_stopping:
             await (asyncio.sleep(0) if self._pending else self._wakeup.wait(self._next_look(publisher)))
             if self._wakeup.is_reloading:
@@ -165,6 +180,8 @@ class Daemon:
                 return
             with self._announcer.trying("round failed", *self._bearable(OSError)):  # such as no free descriptor
                 await self._tick(publisher)
+                if health:
+                    await health.look()
             self._service_manager.alive()
             if self._settings.options.once:
                 self._finish_once()
@@ -193,8 +210,8 @@ class Daemon:
         if await publisher.keep_up():
             self._changed = True
             self._wakeup.ring()
+        await self._check_servers(publisher)
         await publisher.look_at_outcomes()
-        await publisher.look_at_health()
         await publisher.look_around()
         await self._publish_names(publisher.installed)
         await self._local_listeners.announce(publisher.installed)
@@ -202,6 +219,12 @@ class Daemon:
         self._notify(publisher.installed, settled=settled)
         if self._store.is_due(self._services.applied, now):
             await self._write_last_good()
+
+    async def _check_servers(self, publisher: Publisher) -> None:
+        services = (state.service for state in self._services)
+        checks = {service.source: service.check for service in services if service.check}
+        with self._announcer.trying("cannot follow checks", *self._bearable(OSError)):
+            await self._checks.follow(publisher.installed, checks, publisher)
 
     async def _sync(self, publisher: Publisher) -> None:
         services = self._services
@@ -265,6 +288,7 @@ class Daemon:
         self._service_manager.reloading()
         try:
             wanted = await asyncio.to_thread(self._reread)
+            self._require_features(wanted)
             watches = Watches(wanted.open_sources)
             await watches.open()
         except (ClbError, OSError) as error:
@@ -276,6 +300,12 @@ class Daemon:
             await self._adopt(wanted, publisher.installed)
             watches.start(self._heard)
         self._service_manager.reloaded()
+
+    def _require_features(self, settings: Settings) -> None:
+        """Refuse settings that the programs cannot follow on this kernel."""
+        objection = dead_peers.objection(settings.services, self._features)
+        if objection:
+            raise HostError(objection)
 
     async def _adopt(self, wanted: Settings, installed: Installed) -> None:
         """Go on with other settings, as after a restart; the state of services that stay is kept."""
@@ -307,7 +337,7 @@ class Daemon:
 
     def _write_state(self) -> None:
         with self._announcer.trying("cannot write the state for status", HostError, OSError):
-            self._self_report.write(self._services, self._settings.options.hosts_file)
+            self._self_report.write(self._services, self._settings.options.hosts_file, self._checks.document())
 
     async def _write_last_good(self) -> None:
         """Keep the published sets on disk, with the time of each source's last answer."""

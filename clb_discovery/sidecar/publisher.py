@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -34,7 +35,6 @@ from clb_discovery.publication.leaving import Leaving
 from clb_discovery.publication.plan import Plan, together
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sidecar.announcer import Announcer
-from clb_discovery.sidecar.ejections import Ejections
 from clb_discovery.sidecar.outcomes import Outcomes
 
 _MOST_FAILURES: Final = 16  # virtual servers that are set aside in one round; the next one goes on from there
@@ -76,10 +76,11 @@ class Publisher:
         self._maps = maps
         self._announcer = announcer
         self._meters = meters
-        self._ejections = Ejections()
         self._outcomes = Outcomes(plane)
         self._unsure = False  # whether the maps may differ from `installed`, and could not be read
         self._lost = False  # whether the data plane was lost, and is not yet restored
+        self.times_recreated = 0
+        """How often the maps were replaced by others."""
         self._attached = True  # whether `keep_up` has found the programs attached, or attached them
         self._kernel = asyncio.Lock()  # while it is free, `installed` is the content of the maps
 
@@ -89,10 +90,22 @@ class Publisher:
         def read(maps: Maps, installed: Installed) -> Datapath:
             counters = maps.servers(installed)
             lost, outcomes = maps.records_lost(), self._plane.follows_outcomes()
-            return Datapath(maps.info(), installed, counters, ineffective, lost, self.overlaps, outcomes)
+            words = maps.words(installed)
+            return Datapath(maps.info(), installed, counters, ineffective, lost, self.overlaps, outcomes, words)
 
         async with self._kernel:
             return await asyncio.to_thread(read, self._maps, self.installed)
+
+    @asynccontextmanager
+    async def using_maps(self) -> AsyncIterator[tuple[Maps, Installed]]:
+        """Keep others away from the maps while the block runs, and return them with their content.
+
+        :raises OSError: if they cannot be read after a publication that failed.
+        """
+        async with self._kernel:
+            if self._unsure:
+                await self._read()
+            yield self._maps, self.installed
 
     @property
     def next_try(self) -> float:
@@ -227,12 +240,6 @@ class Publisher:
             self._leaving.tried(time.monotonic(), succeeded=not closed.failures)
         self._announcer.closed(closed)
 
-    async def look_at_health(self) -> None:
-        """Report real servers that were ejected or returned, if it is time to look."""
-        if self._ejections.is_due(self.installed):
-            async with self._kernel:
-                await asyncio.to_thread(self._ejections.look, self.installed, self._maps.raw_servers)
-
     async def look_at_outcomes(self) -> None:
         """Let the kernel follow how connects end, if that is needed, and report if it cannot."""
         if not self._attached:  # `keep_up` has reported why
@@ -262,6 +269,7 @@ class Publisher:
                 async with self._kernel:
                     await asyncio.to_thread(self._plane.bring_up)
                     await asyncio.to_thread(self._maps.reopen)
+                    self.times_recreated += 1
                     await self._read()
                 self._lost = False
         except RemovedError:

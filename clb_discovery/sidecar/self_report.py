@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +32,13 @@ class SelfReport:
         """Why metrics are not served, although they are configured."""
         self._written: dict[str, Any] | None = None
 
-    def document(self, services: ServiceTable, hosts_file: Path | None) -> dict[str, Any]:
-        """Return the report, without the sources."""
+    def document(
+        self, services: ServiceTable, hosts_file: Path | None, checks: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
+        """Return the report, without the sources.
+
+        :param checks: the checked virtual servers, as `ActiveChecks.document`.
+        """
         return {
             "pid": os.getpid(),
             "last_sync": timestamp(self.last_sync),
@@ -40,11 +46,12 @@ class SelfReport:
             "metrics_error": self.metrics_error,
             "unpublished": services.unpublished,
             "hosts_file": str(real_path(hosts_file)) if hosts_file else None,
+            "checks": list(checks),
         }
 
-    def write(self, services: ServiceTable, hosts_file: Path | None) -> None:
+    def write(self, services: ServiceTable, hosts_file: Path | None, checks: Sequence[Mapping[str, Any]] = ()) -> None:
         """Write the report and the sources, unless nothing has changed; after an error the next call tries again."""
-        document = {**self.document(services, hosts_file), "sources": services.documents}
+        document = {**self.document(services, hosts_file, checks), "sources": services.documents}
         if document != self._written:
             self._instance.write_state(document)
             self._written = document

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from clb_discovery.layout.installed import Installed, holders
+from clb_discovery.layout.installed import Installed, Published, holders
 from clb_discovery.model.answer import Claim, OptIn
 from clb_discovery.model.servers import Vip
 from clb_discovery.model.service import CATALOG, CONSUL, MAX_SERVICES, Service, consul_objection
@@ -39,6 +39,12 @@ def unfollowed(states: Mapping[str, ServiceState]) -> tuple[str, ...]:
     return tuple(sorted(name for name in catalog.listed if CONSUL + name not in states)) if catalog else ()
 
 
+def _claimed(vips: Sequence[Vip], published: Published) -> OptIn:
+    """Return what a balanced service has claimed, as far as the kernel shows it."""
+    limit = published.health.connect_timeout_ms if published.health else None
+    return OptIn(tuple(sorted(vips)), (), published.algorithm, connect_timeout_ms=limit)
+
+
 def restored(
     services: Sequence[Service],
     installed: Installed,
@@ -51,9 +57,7 @@ def restored(
     for vip, source in holders(installed).items():
         if source.startswith(CONSUL):
             vips[source].append(vip)
-    claims = {
-        source: OptIn(tuple(sorted(own)), (), installed.virtual[own[0]].algorithm) for source, own in vips.items()
-    }
+    claims = {source: _claimed(own, installed.virtual[own[0]]) for source, own in vips.items()}
     remembered = {source: last.opt_in for source, last in stored.items() if last.opt_in and source.startswith(CONSUL)}
     found: dict[str, ServiceState] = {}
     for sources in (claims.keys(), remembered.keys()):  # balanced services have a place first

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from clb_discovery.model.address import format_address, parse_address
 from clb_discovery.model.answer import OptIn
 from clb_discovery.model.servers import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Pools, Protocol, RealServer, pools
-from clb_discovery.model.text_forms import parse_algorithm, parse_vip
+from clb_discovery.model.text_forms import parse_algorithm, parse_connect_timeout, parse_vip
 
 VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
@@ -109,6 +109,7 @@ def _written(opt_in: OptIn) -> dict[str, Any]:
         "vips": [str(vip) for vip in opt_in.vips],
         "automatic": [protocol.name.lower() for protocol in opt_in.automatic],
         "algorithm": None if opt_in.algorithm is None else str(opt_in.algorithm),
+        "connect_timeout_ms": opt_in.connect_timeout_ms,
     }
 
 
@@ -118,9 +119,17 @@ def _opt_in(found: Any) -> OptIn:  # noqa: ANN401 - as above
             tuple(parse_vip(text) for text in found["vips"]),
             tuple(Protocol[name.upper()] for name in found["automatic"]),
             None if found["algorithm"] is None else parse_algorithm(found["algorithm"]),
+            connect_timeout_ms=_connect_timeout(found.get("connect_timeout_ms")),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{_shown(found)} is not an opt-in") from None
+
+
+def _connect_timeout(found: Any) -> int | None:  # noqa: ANN401 - as above
+    """Return the limit of connects; earlier files have none."""
+    if found is None:
+        return None
+    return parse_connect_timeout("off" if found == 0 else f"{found}ms")
 
 
 def _real_server(found: Any) -> RealServer:  # noqa: ANN401 - as above

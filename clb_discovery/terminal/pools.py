@@ -24,7 +24,7 @@ _MOST_TABLES: Final = 20
 _MOST_ROWS: Final = 50
 _MOST_ROWS_OF_ALL: Final = 300
 """At most so many tables are shown, so many real servers of one, and so many of all together. `--json` has all."""
-_STYLES: Final = {"active": "green", "probing": "yellow", "ejected": "red"}
+_STYLES: Final = {"active": "green", "suspect": "yellow", "probing": "yellow", "ejected": "red"}
 _TEXTS: Final = frozenset({"address", "state", "bar", "causes"})  # columns that are aligned to the left
 
 
@@ -121,7 +121,7 @@ class Pools:
                     "address": endpoint(real),
                     "priority": str(real["priority"]),
                     "weight": str(real["weight"]),
-                    "state": "probing" if real["probing"] else real["state"],
+                    "state": next((name for name in ("suspect", "probing") if real[name]), real["state"]),
                     "connects": f"{real['connects']:,}" + (f"{join}{rate.connects:,.1f}/s" if rate else ""),
                     "bar": bar(share or 0.0, target, glyphs),
                     "share": f"{share:.1%}" if share is not None else "-",
@@ -145,6 +145,7 @@ class Pools:
                 plain(server["service"] or "unnamed", "bold"),
                 plain(f"{endpoint(server)}/{server['protocol']}", "cyan"),
                 plain(server["algorithm"] or "unknown scheduler"),
+                *([plain(server["check"], "dim")] if server["check"] else []),
                 plain(counts),
                 plain(f"from {server['source']}" if server["source"] else "from an unknown source", "dim"),
             ]

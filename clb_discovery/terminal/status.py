@@ -22,6 +22,7 @@ from clb_discovery.text import printable, some_of
 
 DEGRADATIONS: Final = {
     "errno": "connects to an empty pool fail with EPERM instead of ECONNREFUSED; kernel 6.1 can do better",
+    "options": "a socket keeps the connect limit for later connects to other addresses; --dead-after is not possible",
     "loop": "in a pool of more than 896 servers (BCC: 384) only some of a tier are tried for one that is not ejected",
 }
 """The effect of each feature that is missing."""

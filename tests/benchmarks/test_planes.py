@@ -15,7 +15,7 @@ from clb_discovery.model.servers import Algorithm, PassiveHealth
 from clb_discovery.model.text_forms import parse_vip
 
 EXPECTED = {
-    "bench-lean": (Algorithm.RANDOM, PassiveHealth(active=False, eject_after=0), 10),
+    "bench-lean": (Algorithm.RANDOM, PassiveHealth(active=False, eject_after=0, connect_timeout_ms=0), 10),
     "bench-shipped": (Algorithm.RANDOM, PassiveHealth(), 10),
     "bench-least-conn": (Algorithm.LEAST_CONN, PassiveHealth(), 8),
 }

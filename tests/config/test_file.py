@@ -109,6 +109,9 @@ def test_service_has_settings_of_its_own() -> None:
         eject-time = "1s"
         eject-max = "2s"
         silent-after = "50ms"
+        connect-timeout = "off"
+        dead-after = "3s"
+        suspicion = true
     """
     (entry,) = read(f'[[service]]\nname = "a"\nsrv = "_a._tcp.x"\n{keys}').entries
     assert entry.settings == {
@@ -119,7 +122,17 @@ def test_service_has_settings_of_its_own() -> None:
         "eject_time": 1000,
         "eject_max": 2000,
         "silent_after": 50,
+        "connect_timeout": 0,
+        "dead_after": 3_000,
+        "no_suspicion": False,
     }
+
+
+@pytest.mark.parametrize("value", ["'off'", "0", "[false]"])
+def test_suspicion_is_true_or_false(value: str) -> None:
+    """Anything else is refused with the key."""
+    with pytest.raises(ValueError, match=r"suspicion = .*: is neither true nor false"):
+        read(f'[[service]]\nname = "a"\nsrv = "_a._tcp.x"\nsuspicion = {value}')
 
 
 def test_service_of_consul_has_instances_of_its_own_choice() -> None:

@@ -33,6 +33,9 @@ eject-after = 7
 eject-time = "2s"
 eject-max = "9s"
 silent-after = "off"
+connect-timeout = "700ms"
+dead-after = "15s"
+suspicion = false
 [[service]]
 name = "plain"
 consul = "plain"
@@ -56,7 +59,15 @@ def test_every_key_of_a_service_counts(tmp_path: Path) -> None:
         source="consul:shop-web",
         vips=(parse_vip("10.64.0.1:80"), parse_vip("[fd00:64::1]:80")),
         algorithm=Algorithm.ROUND_ROBIN,
-        health=PassiveHealth(eject_after=7, eject_first_ms=2000, eject_most_ms=9000, silent_after_ms=0),
+        health=PassiveHealth(
+            eject_after=7,
+            eject_first_ms=2000,
+            eject_most_ms=9000,
+            silent_after_ms=0,
+            connect_timeout_ms=700,
+            dead_after_ms=15_000,
+            suspicion=False,
+        ),
         policy=RemovalPolicy(0.25, 5.0),
         filter='Service.Meta.version == "2"',
         tags=("primary", "v2"),

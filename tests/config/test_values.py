@@ -126,7 +126,7 @@ def test_a_vip_is_written_as_it_is_read(address: Address, port: int, protocol: P
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Every text leads to a value, or to a message of one line."""
-    for parse in (text_forms.parse_vip, values.parse_assignment, values.parse_duration, values.parse_share):
+    for parse in (text_forms.parse_vip, values.parse_assignment, text_forms.parse_duration, values.parse_share):
         message = ""
         try:
             parse(text)
@@ -200,7 +200,7 @@ def test_srv_name_says_service_and_protocol(record: str, protocol: Protocol, ser
 )
 def test_every_form_of_a_duration(text: str, seconds: float) -> None:
     """A duration is a number with an optional unit."""
-    assert math.isclose(values.parse_duration(text), seconds)
+    assert math.isclose(text_forms.parse_duration(text), seconds)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_every_form_of_a_duration(text: str, seconds: float) -> None:
 def test_what_is_no_duration_gets_the_forms(text: str) -> None:
     """The message names an invalid duration, and the valid forms."""
     with pytest.raises(ValueError, match="is not a duration: write 30s, 500ms, 2m or 1h"):
-        values.parse_duration(text)
+        text_forms.parse_duration(text)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("50", 50), ("1500ms", 1.5), ("10m", 600)])

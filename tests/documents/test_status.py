@@ -113,8 +113,8 @@ def test_vips_on_which_a_program_of_this_host_listens_are_marked() -> None:
 
 @pytest.mark.parametrize("attached", [True, False])
 def test_outcomes_and_the_services_that_need_them(*, attached: bool) -> None:
-    """`outcomes` tells whether the program is attached; services need it that eject or count, but not over UDP."""
-    lean = replace(published((ONE,)), health=PassiveHealth(active=False, eject_after=0))
+    """`outcomes` tells whether the program is attached; services need it that eject, count or limit over TCP."""
+    lean = replace(published((ONE,)), health=PassiveHealth(active=False, eject_after=0, connect_timeout_ms=0))
     udp = VIP4._replace(protocol=Protocol.UDP)
     installed = Installed(virtual={VIP4: published((ONE,)), EVERY: lean, udp: published((ONE,))})
     found = document(
@@ -144,7 +144,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
             "kernel": "6.1.0",
             "effective": True,
             "reason": None,
-            "features": {"errno": True, "loop": False},
+            "features": {"errno": True, "loop": False, "options": False},
             "records_lost": 6,
             "outcomes": True,
             "overlaps": [],
@@ -177,6 +177,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
                     | {"state": "ejected", "probing": True},
                 ],
                 "listens_here": False,
+                "check": None,
             }
         ],
         "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
@@ -187,8 +188,10 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
 
 def real_server(address: str, port: int, *, weight: int, priority: int, target: float) -> dict[str, Any]:
     """Return the document of a new real server."""
-    counts = {"state": "active", "probing": False, "connects": 0, "active": 0, "failures": 0, "causes": CAUSES}
-    return {"address": address, "port": port, "weight": weight, "priority": priority, "target_share": target} | counts
+    health = {"state": "active", "suspect": False, "probing": False}
+    counts = {"connects": 0, "active": 0, "failures": 0, "causes": CAUSES, "check_failure": None}
+    known = {"address": address, "port": port, "weight": weight, "priority": priority, "target_share": target}
+    return known | health | counts
 
 
 def test_every_kind_of_virtual_server_has_the_shape() -> None:

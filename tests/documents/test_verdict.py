@@ -35,7 +35,10 @@ def source(name: str, state: str = "fresh", reason: str | None = None) -> dict[s
 
 def virtual(service: str, *states: str) -> dict[str, Any]:
     """Return a virtual server with real servers in these states."""
-    reals = [{"address": f"10.0.0.{number}", "port": 80, "state": state} for number, state in enumerate(states)]
+    reals = [
+        {"address": f"10.0.0.{number}", "port": 80, "state": state, "check_failure": None}
+        for number, state in enumerate(states)
+    ]
     return {
         "service": service,
         "source": f"srv:{service}",
@@ -68,7 +71,7 @@ def test_services_without_the_outcomes_that_they_need() -> None:
     document["datapath"]["outcomes"] = False
     (only,) = problems(document)
     assert only.subject == "data plane"
-    assert only.text.startswith("outcomes not followed for web: no server is ejected, and no active connection is")
+    assert only.text.startswith("outcomes not followed for web: no server is ejected, no active connection is")
     assert "run: clb-discovery load --cgroup /c --outcomes on, and remove --outcomes off from" in only.text
     document["virtual_servers"] = document["virtual_servers"][1:]
     assert list(problems(document)) == []
@@ -155,6 +158,19 @@ def test_each_problem_names_its_service_and_its_reason() -> None:
     ]
     assert ("half", "srv:half held: 10.64.0.2 is taken") in found
     assert ("srv:part", "srv:part partly rejected: 127.0.0.1:80 is loopback") in found
+
+
+def test_servers_that_fail_their_checks_are_named_with_the_reason() -> None:
+    """They are not listed again as ejected, and one that stays in service for want of others is there, too."""
+    checked = virtual("web", "ejected", "active", "active", "ejected")
+    for number, reason in ((0, "HTTP 503"), (1, "no answer within 1 s")):
+        checked["real_servers"][number]["check_failure"] = reason
+    found = [problem.text for problem in problems(status(virtual_servers=[checked]))]
+    assert found == [
+        "2 of 4 real servers fail their checks: 10.0.0.0:80 (HTTP 503), 10.0.0.1:80 (no answer within 1 s)",
+        "1 of 4 real servers ejected after failed connects: 10.0.0.3:80",
+    ]
+    assert last_line(status(virtual_servers=[checked]))[0] == "fail checks: web (2 of 4)"
 
 
 def test_names_of_one_kind_are_joined() -> None:

@@ -30,9 +30,13 @@ for _ in range(3):
 
 
 def service(vip: str, servers: list[MoodyServer], after: str) -> str:
-    """Return the table of a service with its own `silent-after`; the first of its servers is preferred."""
+    """Return the table of a service with its own `silent-after`; the first of its servers is preferred.
+
+    The first failure makes none suspect: each has to be seen.
+    """
     names = ", ".join(f"{{ address = '{one.name}', priority = {place} }}" for place, one in enumerate(servers))
-    return f'[[service]]\nname = "of {vip}"\nvip = "{vip}:80"\nservers = [{names}]\nsilent-after = "{after}"\n'
+    table = f'[[service]]\nname = "of {vip}"\nvip = "{vip}:80"\nservers = [{names}]\n'
+    return f'{table}suspicion = false\nsilent-after = "{after}"\n'
 
 
 def first_of(instance: str, vip: str) -> dict[str, Any]:

@@ -155,7 +155,9 @@ def test_sighup_reads_the_files_that_options_name(instance: str, cgroup: Path, t
         agent.register("api", 80, "10.0.0.2")
         with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
             found.wait_for(lambda: "source fails" in found.events(), "the agent's certificate is not trusted")
-            assert "failed in TLS" in str(status(instance)["sources"][0]["error"])
+            found.wait_for(
+                lambda: "failed in TLS" in str(status(instance)["sources"][0]["error"]), "status has the cause"
+            )
             authority.write_bytes(tls.authority.read_bytes())
             token.unlink()
             reload(found, refused=True)

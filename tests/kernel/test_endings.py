@@ -11,29 +11,25 @@ import errno
 import os
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
 
-from clb_discovery.datapath.maps import Maps
-from clb_discovery.datapath.ring import Ring
 from clb_discovery.documents.causes import Cause, by_cause
 from clb_discovery.documents.trace import Kind
-from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Server
 from clb_discovery.model.servers import PassiveHealth
 from tests.support.cgroups import inside
+from tests.support.heard import heard
 from tests.support.kernel_objects import foreign_denial, foreign_filter
 from tests.support.moody import MoodyServer, moody_servers
 from tests.support.plane import Plane, real, virtual_server
@@ -323,24 +319,6 @@ class Ending(NamedTuple):
 
 
 SILENT, REFUSING, ACCEPTING = MoodyServer.fall_silent, MoodyServer.refuse, MoodyServer.accept
-RACE: Final = """
-import asyncio, socket, sys
-
-async def race():
-    loop = asyncio.get_running_loop()
-    loop.getaddrinfo = found
-    for _ in range(10):
-        _, writer = await asyncio.open_connection("server", 80, happy_eyeballs_delay=0.05)
-        assert writer.get_extra_info("peername")[0] == sys.argv[3]
-        writer.close()
-
-async def found(host, port, **_):
-    pairs = zip(sys.argv[1::2], map(int, sys.argv[2::2]))
-    return [(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_STREAM, 6, "", to) for to in pairs]
-
-asyncio.run(race())
-"""
-"""A program that connects to the faster one of two addresses ten times."""
 FAULTS: Final = {
     "refused": Ending(refused, REFUSING, Cause.REFUSED),
     "refused, repeated": Ending(refused_and_repeated, REFUSING, Cause.REFUSED),
@@ -371,22 +349,6 @@ def possible(endings: dict[str, Ending]) -> list[object]:
     """Return the endings for which this kernel has sockets."""
     lacks = pytest.mark.skipif(not MPTCP_ENABLED.exists(), reason="lacks sockets of multipath TCP")
     return [pytest.param(end, id=name, marks=[lacks] if "MPTCP" in name else []) for name, end in endings.items()]
-
-
-@contextmanager
-def heard(plane: Plane) -> Iterator[Counter[tuple[Kind, int]]]:
-    """Listen while the block runs; then fill in the counts of the outcomes that were reported for `PORT`."""
-    found = Counter[tuple[Kind, int]]()
-    with Maps(plane.pins) as maps, closing(Ring(maps.events(), structs.EVENTS_BYTES)) as ring:
-        ring.skip()
-        maps.listen_until(time.monotonic_ns() + 600_000_000_000)
-        try:
-            yield found
-        finally:
-            maps.listen_until(0)
-        events = map(elements.unpack_event, ring.records(0))
-        ours = (event for event in events if elements.unpack_vip(event.member[:20]).port == PORT)
-        found.update((Kind(event.kind), event.cause) for event in ours)
 
 
 def end(
@@ -579,20 +541,3 @@ def test_time_of_silence_is_measured_in_ticks_of_this_kernel(plane: Plane) -> No
         counted, _ = end(plane, side, GIVEN_UP["close"], blocking=False, health=health, pause=pause)
         assert (counted.failures, counted.silent) == (failures, failures)
         plane.clear()
-
-
-def test_clients_that_race_servers_eject_nobody(plane: Plane) -> None:
-    """A client that begins a second connect soon, and gives up the slower one, as RFC 8305 has it, harms nobody."""
-    slow, fast = SIDES[0], next(side for side in SIDES if side.name == "ipv6")
-    with moody_servers(slow.real, slow.real, fast.real) as (far, spare, near):
-        far.fall_silent()
-        health = replace(FOR_GOOD, silent_after_ms=2_000)
-        plane.publish(
-            virtual_server(slow.at(PORT), [far.name, real(spare.name, 1, 1)], health=health),
-            virtual_server(fast.at(PORT), [near.name], health=health),
-        )
-        targets = [slow.target(PORT), fast.target(PORT)]
-        process = inside(plane.cgroup, [sys.executable, "-c", RACE, *map(str, chain(*targets))])
-        subprocess.run(process, check=True, timeout=60)
-        counted = plane.servers(slow.at(PORT))[far.name]
-    assert (counted.connects, counted.failures, counted.active, counted.times_ejected) == (10, 0, 0, 0)

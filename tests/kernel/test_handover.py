@@ -161,7 +161,7 @@ def test_a_group_may_write_maps_and_nothing_else(instance: str, cgroup: Path) ->
     assert shared == wanted | {pins.records(protocol).name: 0o640 for protocol in Protocol}
     others = {mode(pin) for pin in pins.directory.iterdir() if pin.name not in shared}
     assert others == {0o600}
-    assert shared.keys().isdisjoint({*PROGRAMS, Map.EVENTS, Map.LISTENER})
+    assert shared.keys().isdisjoint({*PROGRAMS, Map.EVENTS})
 
 
 def test_unknown_group_is_wrong_usage(instance: str) -> None:

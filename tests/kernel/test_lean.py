@@ -15,6 +15,7 @@ import pytest
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import OUTCOMES, Pins
+from clb_discovery.publication.outcomes import WITHOUT_OUTCOMES
 from tests.kernel.test_upgrades import name_another_build
 from tests.support.cgroups import remove
 from tests.support.clients import connecting, wait_for_records
@@ -30,7 +31,7 @@ from tests.support.units import BESIDE, as_unit, load_as_unit, without
 
 VIP: Final = "10.64.0.1"
 DEAD: Final = "10.64.0.2"
-LEAN: Final = 'real-range = ["127.0.0.0/8"]\nno-active = true\neject-after = 0\n'
+LEAN: Final = 'real-range = ["127.0.0.0/8"]\nno-active = true\neject-after = 0\nconnect-timeout = "off"\n'
 
 
 def service(vip: str, *servers: str, more: str = "") -> str:
@@ -210,7 +211,7 @@ def test_refusal_of_the_kernel_stops_no_publication(instance: str, cgroup: Path,
             wait_until(lambda: has_link(instance), "it is attached")
             assert clb("status", "--problems", "--instance", instance).returncode == 0
     (line,) = (line for line in found.lines() if line["event"] == "outcomes are not followed")
-    assert line["error"].startswith("no server is ejected, and no active connection is counted: cannot attach")
+    assert line["error"].startswith(f"{WITHOUT_OUTCOMES}: cannot attach")
     assert line["level"] == "error"
 
 

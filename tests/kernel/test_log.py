@@ -13,11 +13,11 @@ VIP = "10.64.0.1"
 
 
 def configured(tmp_path: Path, servers: list[str], *lines: str) -> list[str]:
-    """Write a file with one service; return the options that name it."""
+    """Write a file with one service without suspicion; return the options that name it."""
     file = tmp_path / "clb.toml"
     names = ", ".join(map(repr, servers))
     table = f'[[service]]\nname = "web"\nvip = "{VIP}:80"\nservers = [{names}]\n'
-    file.write_text("\n".join(['real-range = ["127.0.0.0/8"]', *lines, table]))
+    file.write_text("\n".join(['real-range = ["127.0.0.0/8"]', "no-suspicion = true", *lines, table]))
     return ["--config", str(file)]
 
 

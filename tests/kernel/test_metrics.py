@@ -76,7 +76,8 @@ def test_counters_outlive_publications_and_end_with_their_server(instance: str, 
 
         serve(f"1 {one.port} one", f"1 {one.port} dead")
         options = ["--srv", f"_web._tcp.example={VIP}:80", "--resolver", knot.address, "--hold", "0s"]
-        options += ["--real-range", "127.0.0.0/8", "--metrics", f"127.0.0.1:{port}", "--eject-time", "60s"]
+        options += ["--real-range", "127.0.0.0/8", "--metrics", f"127.0.0.1:{port}", "--no-suspicion"]
+        options += ["--eject-time", "60s"]
         with sidecar(instance, cgroup, tmp_path, options) as found:
             dial(cgroup, VIP, 80, 60)
             first = values(port)

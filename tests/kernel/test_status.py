@@ -173,7 +173,7 @@ def test_problems_of_sixty_services_are_named_on_one_screen(instance: str, cgrou
         )
     )
     subprocess.run(["ip", "address", "replace", "10.0.0.1/32", "dev", "lo"], check=True)
-    with sidecar(instance, cgroup, tmp_path, ["--config", str(config)], ready=False) as found:
+    with sidecar(instance, cgroup, tmp_path, ["--config", str(config), "--no-suspicion"], ready=False) as found:
         found.wait_for(lambda: len(status(instance)["virtual_servers"]) >= 54, "pools are published")
         dial(cgroup, f"10.66.0.{list(sources).index('dead-0')}", 80, 20)
         with on_terminal([*COMMAND, "status", "--problems", "--instance", instance], TERM, 80, 24) as terminal:

@@ -274,7 +274,7 @@ FORMULAS: Final[Mapping[str, str]] = {
     "keeps all": "slot->keep >= slot->out_of",
     "passes on": "(((__u64)(__u32)draw * slot->out_of) >> 32) >= slot->keep",
     "weight": "return slot->weight ? slot->weight * 256 : 1;",
-    "load": "return clb_load(a) * clb_weight(b) <= clb_load(b) * clb_weight(a);",
+    "load": "return clb_load(a, steered) * clb_weight(b) <= clb_load(b, steered) * clb_weight(a);",
     "spared": "return !slot->weight && slot->keep < slot->out_of;",
     "another": "index = search->first + clb_below(others);",
     "overload": "#define CLB_OVERLOADED (1ULL << 39)",

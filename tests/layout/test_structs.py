@@ -20,6 +20,7 @@ from clb_discovery.layout.elements import (
     Change,
     ChangeKind,
     Event,
+    Home,
     Info,
     Label,
     Server,
@@ -96,7 +97,7 @@ def test_the_examples_of_the_header() -> None:
 
 
 def test_a_virtual_server_in_bytes() -> None:
-    """VIP and link, generation, rows, servers, tier, scheduler and flags, ejection, index of the refusal, silence."""
+    """VIP and link, generation, rows, servers, tier, scheduler and flags, ejection, the refusal, silence, limits."""
     virtual = Virtual(
         vip=MAPPED_BYTES,
         next=80_000,
@@ -111,8 +112,12 @@ def test_a_virtual_server_in_bytes() -> None:
         eject_most_ms=60_000,
         refusal=70_000,
         silent_after_ms=200,
+        limit_ms=5_000,
+        dead_after_ms=15_000,
     )
-    numbers = host(4, 2**32 - 1, 3, 2) + host(2, 2, 1) + host(4, 4, 5_000, 60_000, 70_000, 200) + bytes(28)
+    numbers = (
+        host(4, 2**32 - 1, 3, 2) + host(2, 2, 1) + host(4, 4, 5_000, 60_000, 70_000, 200, 5_000, 15_000) + bytes(20)
+    )
     packed = elements.pack_virtual(virtual)
     assert packed == MAPPED_BYTES + host(4, 80_000) + host(8, 0x0102030405060708) + numbers
     assert packed[elements.NEXT_AT :][:4] == host(4, 80_000)
@@ -243,7 +248,7 @@ def test_a_member_reads_back(vip: Vip, server: RealServer) -> None:
     assert elements.unpack_member(elements.refusal(key)) == (key, Address(bytes(16)), 0)
 
 
-@given(st.builds(Virtual, st.binary(min_size=20, max_size=20), U32, U64, *[U32] * 3, U16, U16, *[U32] * 5))
+@given(st.builds(Virtual, st.binary(min_size=20, max_size=20), U32, U64, *[U32] * 3, U16, U16, *[U32] * 7))
 def test_a_virtual_server_reads_back(virtual: Virtual) -> None:
     """All values of all fields survive."""
     assert elements.unpack_virtual(elements.pack_virtual(virtual)) == virtual
@@ -284,9 +289,9 @@ def test_a_bucket_in_bytes() -> None:
 
 
 def test_a_record_in_bytes() -> None:
-    """The start, the member, the server and what was asked, what is known of its end; the rest is room."""
-    numbers = host(4, 9, 7) + b"\x18\xeb" + host(2, 1) + bytes([1, 0, 5, 1]) + host(4, 6)
-    data = host(8, 8) + MEMBER_BYTES + numbers + bytes(12)
+    """The start, the member, the server, what was asked, what is known of its end, its limits; the rest is room."""
+    numbers = host(4, 9, 7) + b"\x18\xeb" + host(2, 1) + bytes([1, 0, 5, 1]) + host(4, 6, 200, 3_000) + bytes([6])
+    data = host(8, 8) + MEMBER_BYTES + numbers + bytes(3)
     assert elements.unpack_socket(data) == elements.Socket(
         started=8,
         member=MEMBER_BYTES,
@@ -299,6 +304,9 @@ def test_a_record_in_bytes() -> None:
         follows=5,
         expired=1,
         at=6,
+        limit_ms=200,
+        dead_after_ms=3_000,
+        repeats=6,
     )
 
 
@@ -318,6 +326,13 @@ def test_a_label_reads_back(label: Label) -> None:
 def test_what_was_loaded_reads_back(info: Info) -> None:
     """Numbers, and texts that fit, survive."""
     assert elements.unpack_info(elements.pack_info(info)) == info
+
+
+def test_home_in_bytes() -> None:
+    """The namespace, whether it is known, then the socket to learn it from."""
+    home = Home(0x0102030405060708, structs.HOME_KNOWN, 9)
+    assert elements.pack_home(home) == host(8, 0x0102030405060708, 2**64 - 1, 9)
+    assert elements.unpack_home(elements.pack_home(home)) == home
 
 
 @given(st.text(), st.text(min_size=300))
@@ -381,6 +396,7 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
         (Map.SERVERS, structs.MAX_SERVERS),
         (Map.OWNERS, structs.BUCKETS),
         (Map.PLACES, structs.BUCKETS * structs.BUCKET_PLACES),
+        (Map.HOME, 1),
         (Map.DICE, 1),
         (Map.INFO, 1),
         (Map.STEERING, structs.MAX_SERVERS),
@@ -446,12 +462,15 @@ NUMBERS: Final = {
     "STEERED": structs.STEERED,
     "SUSPECTS": structs.SUSPECTS,
     "COUNT_ACTIVE": structs.COUNT_ACTIVE,
+    "HOME_KNOWN": structs.HOME_KNOWN,
     "COUNT_RECORDS_LOST": structs.COUNT_RECORDS_LOST,
     "COUNTS": structs.COUNTS,
     "FEATURE_ERRNO": structs.FEATURE_ERRNO,
     "FEATURE_LOOP": structs.FEATURE_LOOP,
+    "FEATURE_OPTIONS": structs.FEATURE_OPTIONS,
     **{algorithm.name: algorithm.value for algorithm in Algorithm},
     **{f"EVENT_{kind.name}": kind.value for kind in Kind},
+    **{f"CHANGE_{kind.name}": kind.value for kind in elements.ChangeKind},
     **{f"CAUSE_{cause.name}": cause.value for cause in Cause},
 }
 
@@ -486,7 +505,7 @@ def test_padding_and_locks_are_never_values(record: Record) -> None:
 @pytest.mark.parametrize(
     ("record", "decoded"),
     [(structs.VIRTUAL, Virtual), (structs.SLOT, Slot), (structs.SERVER, Server), (structs.SOCKET, elements.Socket),
-     (structs.EVENT, Event), (structs.LABEL, Label), (structs.INFO, Info)],
+     (structs.EVENT, Event), (structs.LABEL, Label), (structs.INFO, Info), (structs.HOME, Home)],
     ids=lambda one: str(getattr(one, "name", getattr(one, "__name__", one))),
 )  # fmt: skip
 def test_decoded_fields_have_the_names_of_the_header(record: Record, decoded: type[NamedTuple]) -> None:

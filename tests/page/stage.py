@@ -94,9 +94,9 @@ def staged(document: dict[str, Any]) -> Iterator[Stage]:
 
 def real(address: str, *, ejected: bool = False) -> dict[str, Any]:
     """Return a real server."""
-    state = {"state": "ejected" if ejected else "active", "probing": False}
+    state = {"state": "ejected" if ejected else "active", "suspect": False, "probing": False}
     causes = {"refused": 3 if ejected else 0, "timed_out": 1 if ejected else 0, "silent": 0, "unreachable": 0}
-    counters = {"connects": 1000, "active": 3, "failures": 4 if ejected else 0, "causes": causes}
+    counters = {"connects": 1000, "active": 3, "failures": 4 if ejected else 0, "causes": causes, "check_failure": None}
     return {"address": address, "port": 8080, "weight": 10, "priority": 0, "target_share": 0.0, **state, **counters}
 
 
@@ -117,6 +117,7 @@ def virtual(service: str, address: str, *servers: dict[str, Any]) -> dict[str, A
         "needs_outcomes": True,
         "real_servers": [one | {"target_share": share} for one, share in zip(servers, shares, strict=True)],
         "listens_here": False,
+        "check": None,
     }
 
 

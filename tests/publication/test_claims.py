@@ -221,3 +221,7 @@ def test_settings_come_from_the_service_or_from_the_configuration() -> None:
     (found,) = resolve([], [named._replace(opt_in=OptIn((VIPS[0],)))], {}, RANGES).services
     assert (found.algorithm, found.health.active) == (Algorithm.ROUND_ROBIN, False)
     assert found.vips[0].address == parse_address("10.64.0.1")
+    assert found.health.connect_timeout_ms == PassiveHealth().connect_timeout_ms
+    limited = named._replace(opt_in=OptIn((VIPS[0],), connect_timeout_ms=700))
+    (found,) = resolve([], [limited], {}, RANGES).services
+    assert found.health.connect_timeout_ms == 700

@@ -19,8 +19,9 @@ from tests.support.plane import NO_TRACKING, virtual_server
 
 TCP: Final = "10.64.0.1:80"
 UDP: Final = "10.64.0.2:53/udp"
-EJECTS: Final = PassiveHealth(active=False)
-COUNTS: Final = PassiveHealth(eject_after=0)
+EJECTS: Final = PassiveHealth(active=False, connect_timeout_ms=0)
+COUNTS: Final = PassiveHealth(eject_after=0, connect_timeout_ms=0)
+LIMITS: Final = PassiveHealth(active=False, eject_after=0)
 
 
 def publication(before: Installed, *servers: VirtualServer) -> Plan:
@@ -149,7 +150,7 @@ def test_refusal_is_an_objection_until_it_succeeds(world: World) -> None:
     """The objection names what is lost and the cause; it ends when the program is attached, or not needed."""
     world.plane.refusal = "cannot attach clb_sock_ops: Operation not permitted"
     assert not world.publish(service(TCP, EJECTS))
-    effect = "no server is ejected, and no active connection is counted"
+    effect = "no server is ejected, no active connection is counted, and no connect has a limit"
     assert world.outcomes.objection == f"{effect}: {world.plane.refusal}"
     world.look()
     assert world.outcomes.objection

@@ -64,6 +64,7 @@ def test_document() -> None:
         "vips": ["10.64.0.1:53/udp"],
         "automatic": ["tcp"],
         "algorithm": "least-conn",
+        "connect_timeout_ms": None,
     }
     document = (
         b'{"version":1,"sources":{"srv:web":{"answered":99,"servers":[[0,"10.0.0.1",80,1],[7,"fd00::1",8080,0]]}}}'

@@ -31,7 +31,7 @@ def assert_is_status(document: Mapping[str, Any]) -> None:
     """Check that a document is as the schema describes it, without any other key, and that its parts agree."""
     assert objections(document, status_schema(), closed=True) == []
     datapath, sidecar = document["datapath"], document["sidecar"]
-    assert datapath["features"].keys() == ({"errno", "loop"} if datapath["loaded"] else set())
+    assert datapath["features"].keys() == ({"errno", "loop", "options"} if datapath["loaded"] else set())
     assert (datapath["reason"] is None) is datapath["effective"]
     assert (sidecar["pid"] is not None) is sidecar["running"]
     assert all(one["relation"] in {"same", "above", "below"} for one in datapath["overlaps"])
@@ -44,3 +44,4 @@ def assert_is_status(document: Mapping[str, Any]) -> None:
         assert server["algorithm"] in {"random", "round-robin", "least-conn", None}
         assert {real["state"] for real in server["real_servers"]} <= {"active", "ejected"}
         assert not any(real["probing"] for real in server["real_servers"] if real["state"] == "active")
+        assert not any(real["suspect"] for real in server["real_servers"] if real["state"] == "ejected")

@@ -89,9 +89,9 @@ def _member(draw: Draw) -> bytes:
 
 def _unheard_of(draw: Draw, _state: State) -> Put:
     vip = Vip(draw(ADDRESS), draw(st.integers(0, 65535)), draw(st.sampled_from(Protocol)))
-    virtual = elements.Virtual(
-        elements.pack_vip(vip), draw(_LINK), draw(_GENERATION), draw(_INDEX), 1, 1, 0, 0, 0, 0, 0, draw(_SERVER), 0
-    )
+    head = (elements.pack_vip(vip), draw(_LINK), draw(_GENERATION), draw(_INDEX), 1, 1)
+    rest = [0] * (len(elements.Virtual._fields) - len(head))
+    virtual = elements.Virtual(*head, *rest)._replace(refusal=draw(_SERVER))
     return Put(Map.VIRTUAL, elements.pack_index(draw(_INDEX)), elements.pack_virtual(virtual))
 
 

@@ -58,9 +58,10 @@ def detach(pin: Path) -> None:
 
 def freeze(directory: Path) -> None:
     """Let the kernel reject every write to the pinned maps from user space, for good."""
-    # The kernel freezes no map with a lock in its values, and user space does not write the maps that only programs
-    # use.
-    for map_ in set(Map) - {Map.SERVERS, Map.OWNERS, Map.PLACES, Map.SOCKETS, Map.PEERS, Map.EVENTS}:
+    # The kernel freezes no map with a lock in its values, and none that is mapped. User space does not write the maps
+    # that only programs use. The lease of a reader is not about pools.
+    unfrozen = {Map.SERVERS, Map.OWNERS, Map.PLACES, Map.SOCKETS, Map.PEERS, Map.EVENTS, Map.CHANGES, Map.LISTENER}
+    for map_ in set(Map) - unfrozen:
         fd = bpf.open_pin(directory / map_)
         assert _libbpf.bpf_map_freeze(fd) == 0
         os.close(fd)

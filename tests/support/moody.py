@@ -10,12 +10,16 @@ from contextlib import ExitStack, contextmanager, suppress
 class MoodyServer:
     """A TCP server on one address that accepts at first."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, port: int = 0) -> None:
+        """Listen.
+
+        :param port: 0 for a free one.
+        """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._held = ExitStack()
         self._sock = self._held.enter_context(socket.socket(family, socket.SOCK_STREAM))
         with socket.socket(family, socket.SOCK_STREAM) as scout:
-            scout.bind((host, 0))
+            scout.bind((host, port))
             self.target: tuple[str, int] = scout.getsockname()[:2]
         # Connections of this server must not block its port.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -23,6 +27,10 @@ class MoodyServer:
         self._sock.bind(self.target)
         self.name = f"[{host}]:{self.target[1]}" if ":" in host else f"{host}:{self.target[1]}"
         self.accept()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the listening socket."""
+        return self._sock.fileno()
 
     def close(self) -> None:
         """Close the server and every connection that it has accepted."""

@@ -8,19 +8,35 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import uuid4
 
 from clb_discovery.datapath.sockets.namespaces import enter
 
 _T = TypeVar("_T")
 
+_NOBODY: Final = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+AS_USER: Final = (*_NOBODY, "unshare", "--user", "--map-root-user", "--net")
+"""Runs a command as an ordinary user, in namespaces that this user makes."""
+_KEEP: Final = "ip link set lo up && echo ready && exec sleep 600"
+
 
 @contextmanager
 def by_process() -> Iterator[Path]:
     """Make a namespace with its loopback up that only a process keeps; return its file."""
-    command = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo ready && exec sleep 600"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", _KEEP], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield Path(f"/proc/{process.pid}/ns/net")
+        finally:
+            process.kill()
+
+
+@contextmanager
+def by_user() -> Iterator[Path]:
+    """Make one as any user can, with a user namespace of its own; that user is root there, and only there."""
+    with subprocess.Popen([*AS_USER, "sh", "-c", _KEEP], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Final
 
 PATIENCE: Final = float(os.environ.get("CLB_TEST_PATIENCE", "1"))
@@ -22,3 +23,12 @@ def patient(seconds: float) -> float:
 def effort(amount: int, least: int) -> int:
     """Return how many times to do something that an ordinary machine does `amount` times, but not less than `least`."""
     return max(least, round(amount * EFFORT))
+
+
+def hurry() -> None:
+    """Let this thread run before all others: on a busy machine, links and servers of a test take no longer.
+
+    Threads of one process wait for each other in Python, so all that run meanwhile have to hurry.
+    """
+    with suppress(PermissionError):  # for root in a container, or with real-time groups
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))

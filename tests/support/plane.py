@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,9 +19,10 @@ from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.loading.sizes import Sizes, pinned_sizes
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.ring import Ring
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Server
-from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, Map
+from clb_discovery.layout.elements import Change, Server, Steering
+from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, FEATURE_OPTIONS, Map
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import format_endpoint, parse_address
 from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Vip, VirtualServer
@@ -49,7 +51,7 @@ HOST: Final = {VIP4: "127.0.0.1", VIP6: "::1"}
 SO_COOKIE: Final = 57
 """From asm-generic/socket.h; Python has no name for it."""
 
-NO_TRACKING: Final = PassiveHealth(active=False, eject_after=0)
+NO_TRACKING: Final = PassiveHealth(active=False, eject_after=0, connect_timeout_ms=0)
 
 
 class Plane:
@@ -73,6 +75,11 @@ class Plane:
         wanted = own_servers.virtual_servers(self.instance) | {server.vip: server for server in desired}
         with Instance(self.instance).locked():
             self._maps.apply(plan(self._maps.read(), wanted, complete=True).steps)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the programs are those that this kernel gets by default; long tests spare the others."""
+        return self._which == OBJECTS[0]
 
     @property
     def follows_every_state(self) -> bool:
@@ -120,6 +127,48 @@ class Plane:
             items.append((elements.pack_index(index), structs.SERVER.struct.pack(*server)))
         self._maps.carry_out(Write(Map.SERVERS, tuple(items)))
 
+    def steer(self, vip: str, out: Mapping[str, int], decided_at: int | None = None) -> int:
+        """Say what a sidecar would say of these real servers; return the time of the decision.
+
+        :param out: for how many nanoseconds each is out, by name; 0: it takes connects.
+        :param decided_at: nanoseconds of CLOCK_MONOTONIC; None for now.
+        """
+        decided = time.monotonic_ns() if decided_at is None else decided_at
+        indexes = self.indexes(vip)
+        words = [(indexes[name], Steering(decided, decided + lease if lease else 0)) for name, lease in out.items()]
+        items = tuple((elements.pack_index(index), elements.pack_steering(word)) for index, word in words)
+        self._maps.carry_out(Write(Map.STEERING, items))
+        return decided
+
+    def steering(self, index: int) -> Steering:
+        """Return what is said of the server with this index."""
+        fd = bpf.open_pin(self.pins.map(Map.STEERING))
+        try:
+            return elements.unpack_steering(bpf.values(fd, index, 1, structs.STEERING.size))
+        finally:
+            os.close(fd)
+
+    def indexes(self, vip: str) -> dict[str, int]:
+        """Return the index in `clb_servers` of each real server of a virtual server, by name."""
+        members = self._maps.read().virtual[parse_vip(vip)].servers.items()
+        named = ((elements.unpack_member(member), index) for member, index in members)
+        return {format_endpoint(address, port): index for (_, address, port), index in named if port}
+
+    @contextmanager
+    def heard(self, seconds: float = 60) -> Iterator[Callable[[], list[Change]]]:
+        """Listen to the changes of servers, as a sidecar does; yield a function that returns the new ones."""
+        fds = {map_: bpf.open_pin(self.pins.map(map_)) for map_ in (Map.LISTENER, Map.CHANGES)}
+        key, until = elements.pack_index(structs.LISTENS_CHANGES), time.monotonic_ns() + int(seconds * 1e9)
+        with ExitStack() as stack:
+            for fd in fds.values():
+                stack.callback(os.close, fd)
+            ring = Ring(fds[Map.CHANGES], structs.CHANGES_BYTES)
+            stack.callback(ring.close)
+            list(ring.records(0))
+            bpf.update(fds[Map.LISTENER], key, until.to_bytes(8, sys.byteorder))
+            stack.callback(bpf.update, fds[Map.LISTENER], key, bytes(8))
+            yield lambda: [elements.unpack_change(record) for record in ring.records(0)]
+
     def has_record(self, sock: socket.socket) -> bool:
         """Return whether the programs store anything about a socket."""
         with Maps(self.pins) as maps:
@@ -153,8 +202,13 @@ def _replace_programs(pins: Pins, which: str) -> None:
 
 def _programs(pins: Pins, which: str) -> dict[str, int]:
     if which == OBJECTS[0] and loader_of_tests() is Loader.BCC:
-        can_set_errno = bool(probe.features() & FEATURE_ERRNO)
-        return bcc.load_sources(pins, pinned_sizes(pins) or Sizes(), can_set_errno=can_set_errno)
+        found = probe.features()
+        return bcc.load_sources(
+            pins,
+            pinned_sizes(pins) or Sizes(),
+            can_set_errno=bool(found & FEATURE_ERRNO),
+            can_read_options=bool(found & FEATURE_OPTIONS),
+        )
     return libbpf.load_object(pins, libbpf.best(full=which == "full"), pinned_sizes(pins) or Sizes())
 
 

@@ -49,7 +49,7 @@ def bucket_of(cookie: int) -> bytes:
 
 def record(member: bytes) -> bytes:
     """Return the record of a socket that was sent to a packed `struct clb_member`."""
-    return structs.SOCKET.struct.pack(0, 0, member, 0, bytes(2), 0, 0, 0, 0, 0, 0)
+    return structs.SOCKET.struct.pack(0, member, 0, 0, bytes(2), *[0] * 9)
 
 
 def owners(cookies: Sequence[int], crowded: int = 0) -> bytes:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
-from uuid import uuid4
+
+from tests.support.tun import open_tun
 
 ERRORS: Final = {"host unreachable": (1, 3), "port unreachable": (3, 4), "prohibited": (13, 1), "nothing": None}
 """Its answers: the code of ICMP's type 3 (RFC 792, RFC 1812) and of ICMPv6's type 1 (RFC 4443)."""
@@ -20,22 +19,15 @@ ERRORS: Final = {"host unreachable": (1, 3), "port unreachable": (3, 4), "prohib
 _NETWORKS: Final = tuple(ERRORS)
 _DELAY: Final = 0.1
 """Seconds until it answers; an error during connect(2) itself, as on a slow machine, is not tested."""
-_SET_INTERFACE: Final = 0x400454CA  # TUNSETIFF of linux/if_tun.h
-_TUN, _BARE = 0x0001, 0x1000  # IFF_TUN, IFF_NO_PI
 _TCP, _ICMP, _ICMPV6 = 6, 1, 58
 
 
 @contextmanager
 def router() -> Iterator[None]:
     """Route to the hosts of `host_behind` while the block runs."""
-    name = f"clb{uuid4().hex[:6]}"
-    tun = os.open("/dev/net/tun", os.O_RDWR)
+    tun, _ = open_tun("10.99.0.1/16", "fd99::1/16")
     end, ended = os.pipe()
     try:
-        fcntl.ioctl(tun, _SET_INTERFACE, struct.pack("16sH22x", name.encode(), _TUN | _BARE))
-        for address in ("10.99.0.1/16", "fd99::1/16"):
-            subprocess.run(["ip", "address", "add", address, "dev", name, *["nodad"] * (":" in address)], check=True)
-        subprocess.run(["ip", "link", "set", name, "up"], check=True)
         thread = threading.Thread(target=_serve, args=(tun, end))
         thread.start()
         try:

@@ -29,6 +29,7 @@ from tests.support.scheduler import TIERS, Tier
 
 ARRAYS: Final = {
     Map.SERVERS: structs.MAX_SERVERS,
+    Map.STEERING: structs.MAX_SERVERS,
     Map.FILTER: 2**structs.FILTER_BITS // 64,
     Map.CHAINS: 2**structs.CHAIN_BITS,
     Map.VIRTUAL: structs.VIRTUAL_ELEMENTS,
@@ -43,7 +44,7 @@ Outcomes = Mapping[Outcome, Fraction]
 """The probability of each possible outcome."""
 
 READ: Final = (*DECODED, Map.CHAINS, Map.VIRTUAL, Map.ROWS)
-EMPTY: Final[State] = {map_: {} for map_ in READ}
+EMPTY: Final[State] = {map_: {} for map_ in (*READ, Map.STEERING)}
 _SIZE: Final = b"rows"
 """The key, in place of the record of the loader, of the number of rows that a state has room for."""
 PASSES_THROUGH: Final[Outcomes] = {None: Fraction(1)}

@@ -84,12 +84,16 @@ class SocketMaker:
 
 
 @contextmanager
-def socket_maker(cgroup: Path) -> Iterator[SocketMaker]:
-    """Make sockets in the cgroup while the block runs."""
+def socket_maker(cgroup: Path, namespace: Path | None = None) -> Iterator[SocketMaker]:
+    """Make sockets in the cgroup while the block runs.
+
+    :param namespace: file of the network namespace to make them in; by default that of the test.
+    """
+    enter = ["nsenter", f"--net={namespace}"] if namespace else []
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here, there:
         here.settimeout(20)
-        command = inside(cgroup, [sys.executable, "-m", "tests.programs.socket_maker", str(there.fileno())])
+        command = inside(cgroup, [*enter, sys.executable, "-m", "tests.programs.socket_maker", str(there.fileno())])
         process = subprocess.Popen(command, pass_fds=[there.fileno()])
         there.close()
         maker = SocketMaker(here)

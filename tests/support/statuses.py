@@ -29,7 +29,7 @@ def status(
             "kernel": "6.1.0",
             "effective": True,
             "reason": None,
-            "features": {"errno": True, "loop": True},
+            "features": {"errno": True, "loop": True, "options": True},
             "records_lost": 0,
             "outcomes": True,
             "overlaps": [],
@@ -81,13 +81,16 @@ def virtual_server(service: str, number: int = 1, *, servers: int = 3, ejected: 
                 "priority": 0,
                 "target_share": 0.0 if place < ejected else 1 / usable,
                 "state": "ejected" if place < ejected else "active",
+                "suspect": False,
                 "probing": False,
                 "connects": 10,
                 "active": 1,
                 "failures": 3 if place < ejected else 0,
                 "causes": {"refused": 3 if place < ejected else 0, "timed_out": 0, "silent": 0, "unreachable": 0},
+                "check_failure": None,
             }
             for place in range(servers)
         ],
         "listens_here": False,
+        "check": None,
     }

@@ -57,6 +57,7 @@ OPT_IN: Final = st.builds(
     automatic=st.sets(st.sampled_from(Protocol)).map(lambda found: tuple(sorted(found))),
     algorithm=st.none() | st.sampled_from(Algorithm),
     refused=st.just(()),
+    connect_timeout_ms=st.none() | st.just(0) | st.integers(200, 120_000),
 )
 """The opt-in of a service of a catalog, over the few VIPs."""
 

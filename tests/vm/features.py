@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Final, NamedTuple
 
-from clb_discovery.datapath import bpf, cgroup, selftest
+from clb_discovery.datapath import bpf, cgroup, probe, selftest
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.pins import Pins
@@ -73,6 +73,11 @@ def error_of_an_empty_pool(pins: Pins) -> Finding:
             number = sock.connect_ex((format_address(vip.address), vip.port))
             errors.add(errno.errorcode.get(number, str(number)))
     return Finding(errors == {"ECONNREFUSED"}, " and ".join(sorted(errors)))
+
+
+def options_of_sockets(_: Pins) -> Finding:
+    """Find out whether the loader has the programs read options."""
+    return Finding(bool(probe.features() & structs.FEATURE_OPTIONS))
 
 
 def replacing_in_place(pins: Pins) -> Finding:
@@ -158,6 +163,13 @@ FEATURES: Final = (
         "A connect to a virtual server without real servers fails with ECONNREFUSED. Before 6.1 connect hooks cannot "
         "set the errno: there it fails with EPERM, just as fast, and `status` has `errno` false.",
         error_of_an_empty_pool,
+    ),
+    Feature(
+        "options of sockets",
+        "Programs can read the options that an application has set. `--dead-after` needs it, so that it changes no "
+        "choice of an application. Without it a socket that has timed out by `--connect-timeout` repeats its SYN less "
+        "often in later connects to other addresses, too.",
+        options_of_sockets,
     ),
     Feature(
         "programs are replaced in their links",

@@ -28,6 +28,7 @@ KERNELS: Final = (
         frozenset(
             {
                 "errno of an empty pool",
+                "options of sockets",
                 "records of UDP sockets",
                 "sockets of multipath TCP",
                 "maps are written without CAP_BPF",
@@ -38,7 +39,7 @@ KERNELS: Final = (
     Kernel("6.1", "bookworm"),
     Kernel("6.12", "trixie"),
 )
-MODULES: Final = ("virtio_pci", "virtio_blk", "ext4", "overlay", "tun", "tcp_diag", "udp_diag", "unix_diag")
+MODULES: Final = ("virtio_pci", "virtio_blk", "ext4", "overlay", "tun", "veth", "tcp_diag", "udp_diag", "unix_diag")
 """Modules in Debian's kernels that the machine or the tests need; dependencies are added."""
 _CHOICE: Final = "choice"
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.datapath import bpf, executables
+from clb_discovery.datapath.loading import timers
 from clb_discovery.datapath.loading.sizes import Sizes
 from clb_discovery.datapath.loading.tick import tick_ns
 from clb_discovery.datapath.pins import PROGRAMS, Pins
@@ -47,7 +48,7 @@ class _Answer(NamedTuple):
     stderr: str
 
 
-def load_sources(pins: Pins, sizes: Sizes, *, can_set_errno: bool) -> dict[str, int]:
+def load_sources(pins: Pins, sizes: Sizes, *, can_set_errno: bool, can_read_options: bool) -> dict[str, int]:
     """Compile and load the shipped sources. Their maps are pinned; existing pinned maps are reused.
 
     :param sizes: those of the pinned maps, if there are any.
@@ -60,11 +61,13 @@ def load_sources(pins: Pins, sizes: Sizes, *, can_set_errno: bool) -> dict[str, 
         "defines": {
             "CLB_CAN_SET_ERRNO": int(can_set_errno),
             "CLB_CAN_LOOP": 0,
+            "CLB_CAN_READ_OPTIONS": int(can_read_options),
             "CLB_CAN_EXCHANGE": 0,
             "CLB_CAN_READ_KERNEL": 0,
             "CLB_ROWS": sizes.rows,
             "CLB_BUCKETS": sizes.buckets,
             "CLB_TICK_NS": tick_ns(),
+            **{f"CLB_LASTS_{repeats}": one for repeats, one in enumerate(timers.lasts(timers.linear_timeouts()), 1)},
         },
         "programs": [
             {"name": name, "type": attach_type.program_type, "attach_type": attach_type}

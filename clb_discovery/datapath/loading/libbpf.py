@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from clb_discovery.datapath import bpf
+from clb_discovery.datapath.loading import timers
 from clb_discovery.datapath.loading.sizes import Sizes
 from clb_discovery.datapath.loading.tick import tick_ns
 from clb_discovery.datapath.pins import PROGRAMS, Pins
@@ -107,7 +108,8 @@ def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, sizes: Sizes, message
 def _set_constants(library: ctypes.CDLL, opened: int, buckets: int) -> None:
     """Set `clb_constants`, all constants of the programs, before they are loaded."""
     handle = library.bpf_object__find_map_by_name(opened, b".rodata")
-    value = struct.pack("=II", buckets, tick_ns())
+    lasts = timers.lasts(timers.linear_timeouts())
+    value = struct.pack(f"={2 + len(lasts)}I", buckets, tick_ns(), *lasts)
     library.bpf_map__set_initial_value(handle, value, len(value))
 
 

@@ -20,13 +20,14 @@ from clb_discovery.datapath import bpf, cgroup, handover, probe
 from clb_discovery.datapath import selftest as proof
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import bcc, libbpf
+from clb_discovery.datapath.loading.home import make_home
 from clb_discovery.datapath.loading.sizes import Sizes, pinned_sizes
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import OUTCOMES, PROGRAMS, Pins, detach
 from clb_discovery.errors import BusyError, HostError
 from clb_discovery.hints import load_command
 from clb_discovery.layout.elements import Info
-from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, LAYOUT
+from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, FEATURE_OPTIONS, LAYOUT
 from clb_discovery.model import own_servers
 from clb_discovery.publication.plan import plan
 
@@ -53,6 +54,8 @@ def load(  # noqa: PLR0913 - independent choices of two commands
 ) -> bool:
     """Make sure that the current programs are attached to the cgroup. The caller holds the lock for loading.
 
+    The network namespace of the caller becomes home, see `clb_home`.
+
     Attached programs stay until everything that replaces them is ready. A first load that fails leaves nothing.
 
     :param room: the sizes of new maps; existing ones keep theirs.
@@ -62,6 +65,7 @@ def load(  # noqa: PLR0913 - independent choices of two commands
     :raises HostError: naming the missing kernel feature, file system or privilege.
     """
     if is_current(pins, target, loader):
+        make_home(pins, target)
         if outcomes:
             follow_outcomes(pins, target)
         return False
@@ -70,6 +74,7 @@ def load(  # noqa: PLR0913 - independent choices of two commands
     is_first = not pins.home.exists()
     try:
         _load(pins, target, loader, room or Sizes(), alone=alone, outcomes=outcomes)
+        make_home(pins, target)
     except BaseException:
         if is_first:
             pins.remove()
@@ -108,17 +113,19 @@ def programs(pins: Pins, loader: Loader, features: int, room: Sizes | None = Non
     :returns: the loader that was used, and a descriptor of each program by name, which the caller closes.
     :raises HostError: naming what is missing, or what the kernel has refused.
     """
-    can_set_errno = bool(features & FEATURE_ERRNO)
+    can_set_errno, can_read_options = bool(features & FEATURE_ERRNO), bool(features & FEATURE_OPTIONS)
     sizes = _sizes(pins) or room or Sizes()
     if loader is Loader.BCC:
-        return Loader.BCC, bcc.load_sources(pins, sizes, can_set_errno=can_set_errno)
+        return Loader.BCC, bcc.load_sources(pins, sizes, can_set_errno=can_set_errno, can_read_options=can_read_options)
     try:
         return Loader.OBJECT, libbpf.load_object(pins, libbpf.best(full=can_set_errno), sizes)
     except HostError as error:
         if loader is Loader.OBJECT:
             raise
         try:
-            return Loader.BCC, bcc.load_sources(pins, sizes, can_set_errno=can_set_errno)
+            return Loader.BCC, bcc.load_sources(
+                pins, sizes, can_set_errno=can_set_errno, can_read_options=can_read_options
+            )
         except HostError as other:
             raise HostError(f"{error}; --loader bcc fails, too: {other}") from error
 

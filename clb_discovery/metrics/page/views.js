@@ -36,6 +36,7 @@ const LOOK = {
   active: ["●", "good", ""],
   standby: ["○", "", "idle"],
   probing: ["◐", "warn", "out"],
+  suspect: ["◐", "warn", "out"],
   ejected: ["▲", "bad", "out"],
 };
 
@@ -55,7 +56,7 @@ function realServer() {
     update({ server, history, all, most }) {
       const wanted = server.target_share;
       put(name, nameOf(server));
-      const found = server.probing ? "probing" : server.state;
+      const found = server.suspect ? "suspect" : server.probing ? "probing" : server.state;
       const shown = found === "active" && !wanted ? "standby" : found;
       const [glyph, color, row] = LOOK[shown] ?? ["◆", "warn", ""];
       put(sign, glyph);

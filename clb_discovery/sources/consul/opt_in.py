@@ -1,25 +1,26 @@
 """Parse the meta and tags by which instances in Consul's catalog claim virtual servers for their service.
 
 An instance opts its service in by the meta `clb-vip` (VIPs, or `auto`), by the tag `clb.vip=` with the same value, or
-by the plain tag `clb` for an automatic VIP; `clb-algorithm` and `clb-protocol` in the meta add to that. All of it is
-untrusted text.
+by the plain tag `clb` for an automatic VIP; `clb-algorithm`, `clb-connect-timeout` and `clb-protocol` in the meta add
+to that. All of it is untrusted text.
 
 Instances of one service may differ, for example while they are registered again one after the other. The VIPs of all of
-them count. Of the schedulers, the one that most instances name counts; on a tie, the lower name.
+them count. Of the schedulers, and of the limits, the one that most instances name counts; on a tie, the lower one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple, TypeVar
 
 from clb_discovery.model.answer import OptIn, Refusal
-from clb_discovery.model.servers import Algorithm, Protocol, Vip
-from clb_discovery.model.text_forms import parse_algorithm, parse_vip
+from clb_discovery.model.servers import Protocol, Vip
+from clb_discovery.model.text_forms import parse_algorithm, parse_connect_timeout, parse_vip
 
 META_VIP: Final = "clb-vip"
 META_ALGORITHM: Final = "clb-algorithm"
+META_CONNECT_TIMEOUT: Final = "clb-connect-timeout"
 META_PROTOCOL: Final = "clb-protocol"
 TAG: Final = "clb"
 TAG_VIP: Final = "clb.vip="
@@ -35,6 +36,7 @@ MAX_REFUSED: Final = 8
 """Maximum number of reports about one service."""
 
 _SHOWN: Final = 80
+_Setting = TypeVar("_Setting")
 _PROTOCOLS: Final = {protocol.name.lower(): protocol for protocol in Protocol}
 
 
@@ -45,6 +47,7 @@ class Claims(NamedTuple):
     """Each with the name of its meta or tag in front: `clb-vip=auto`."""
     algorithm: str | None
     protocol: str | None
+    connect_timeout: str | None = None
 
 
 def claims(meta: object, tags: object) -> Claims | None:
@@ -62,7 +65,8 @@ def claims(meta: object, tags: object) -> Claims | None:
         vips.append(f"{META_VIP}={_text(meta[META_VIP]) or ''}")
     if not vips:
         return None
-    return Claims(tuple(vips), _text(meta.get(META_ALGORITHM)), _text(meta.get(META_PROTOCOL)))
+    settings = (_text(meta.get(name)) for name in (META_ALGORITHM, META_PROTOCOL, META_CONNECT_TIMEOUT))
+    return Claims(tuple(vips), *settings)
 
 
 def opt_in(instances: Iterable[Claims | None]) -> OptIn | None:
@@ -76,7 +80,9 @@ def opt_in(instances: Iterable[Claims | None]) -> OptIn | None:
     reading = _Reading()
     for one in sorted(counts, key=lambda one: (-counts[one], repr(one))):
         reading.read(one, counts[one])
-    algorithm = reading.elect(counts)
+    algorithm = reading.elect(META_ALGORITHM, {one: one.algorithm for one in counts}, counts, parse_algorithm, str)
+    limits = {one: one.connect_timeout for one in counts}
+    limit = reading.elect(META_CONNECT_TIMEOUT, limits, counts, parse_connect_timeout, int)
     # Most frequent first, so that a single instance cannot displace VIPs that the others register.
     vips = sorted(reading.vips, key=lambda vip: (-reading.vips[vip], vip))
     if reading.unread:
@@ -89,7 +95,11 @@ def opt_in(instances: Iterable[Claims | None]) -> OptIn | None:
         )
     refused = sorted(reading.refused)
     return OptIn(
-        tuple(sorted(vips[:MAX_VIPS])), tuple(sorted(reading.automatic)), algorithm, tuple(refused[:MAX_REFUSED])
+        tuple(sorted(vips[:MAX_VIPS])),
+        tuple(sorted(reading.automatic)),
+        algorithm,
+        tuple(refused[:MAX_REFUSED]),
+        limit,
     )
 
 
@@ -141,24 +151,44 @@ class _Reading:
                 self.refuse(_shown(name, item), str(error).removeprefix(f"{item!r} "))
         return None
 
-    def elect(self, counts: Mapping[Claims, int]) -> Algorithm | None:
-        """Return the scheduler that most instances name; on a tie, the one with the lower name."""
-        votes: Counter[Algorithm] = Counter()
-        for one, count in counts.items():
-            if one.algorithm is None:
+    def elect(
+        self,
+        meta: str,
+        named: Mapping[Claims, str | None],
+        counts: Mapping[Claims, int],
+        parse: Callable[[str], _Setting],
+        order: Callable[[_Setting], str | int],
+    ) -> _Setting | None:
+        """Return the value of a setting that most instances name; on a tie, the lower one.
+
+        :param named: the text that instances with these claims name.
+        """
+        votes: Counter[_Setting] = Counter()
+        names: dict[_Setting, str] = {}
+        for one, text in named.items():
+            if text is None:
                 continue
             try:
-                votes[parse_algorithm(one.algorithm)] += count
-            except ValueError:
-                schedulers = ", ".join(map(str, Algorithm))
-                self.refuse(_shown(META_ALGORITHM, one.algorithm), f"is not a scheduler; register one of {schedulers}")
-        ranked = sorted(votes, key=lambda algorithm: (-votes[algorithm], str(algorithm)))
+                value = parse(text)
+            except ValueError as error:
+                self.refuse(_shown(meta, text), _reason(text, error))
+            else:
+                votes[value] += counts[one]
+                names[value] = text
+        ranked = sorted(votes, key=lambda value: (-votes[value], order(value)))
         for loser in ranked[1:]:
             self.refuse(
-                _shown(META_ALGORITHM, str(loser)),
-                f"is outvoted by instances that register {ranked[0]}; register all of them with one",
+                _shown(meta, names[loser]),
+                f"is outvoted by instances that register {names[ranked[0]]}; register all of them with one",
             )
         return ranked[0] if ranked else None
+
+
+def _reason(text: str, error: ValueError) -> str:
+    """Return why a text is no value of a setting, without the text."""
+    return (
+        str(error).removeprefix(f"{text!r} ").replace(": use ", "; register one of ").replace(": write ", "; register ")
+    )
 
 
 def _text(value: object) -> str | None:

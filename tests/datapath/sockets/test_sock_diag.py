@@ -21,7 +21,7 @@ VIP: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
 SERVER: Final = RealServer(0, parse_address("10.0.0.7"), 31001, 1)
 MEMBER: Final = elements.pack_member(elements.pack_vip(VIP), SERVER)
 RECORD: Final = structs.STORED.struct.pack(
-    5 << 1, structs.SOCKET.struct.pack(1, 3, MEMBER, 2, bytes(2), 0, 1, 0, 0, 0, 0)
+    5 << 1, structs.SOCKET.struct.pack(1, MEMBER, 3, 2, bytes(2), 0, 1, *[0] * 7)
 )
 IDENTITY: Final = bytes.fromhex(
     "c350 7919"  # ports 50000 and 31001

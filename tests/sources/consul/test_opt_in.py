@@ -28,7 +28,9 @@ JSON: Final = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["clb-vip", "clb-algorithm", "clb-protocol"]) | st.text(max_size=3), inner, max_size=3
+            st.sampled_from(["clb-vip", "clb-algorithm", "clb-connect-timeout", "clb-protocol"]) | st.text(max_size=3),
+            inner,
+            max_size=3,
         )
     ),
 )
@@ -64,6 +66,12 @@ def refusals(meta: dict[str, str], *tags: str) -> list[str]:
             [],
             OptIn((), (Protocol.TCP,), Algorithm.LEAST_CONN),
         ),
+        (
+            {"clb-vip": "auto", "clb-connect-timeout": "700ms"},
+            [],
+            OptIn((), (Protocol.TCP,), connect_timeout_ms=700),
+        ),
+        ({"clb-vip": "auto", "clb-connect-timeout": "off"}, [], OptIn((), (Protocol.TCP,), connect_timeout_ms=0)),
         ({}, ["clb"], OptIn((), (Protocol.TCP,))),
         ({"clb-algorithm": "round-robin"}, ["x", "clb"], OptIn((), (Protocol.TCP,), Algorithm.ROUND_ROBIN)),
         ({}, ["clb.vip=10.64.0.1:6379"], OptIn((parse_vip("10.64.0.1:6379"),))),
@@ -114,6 +122,22 @@ def test_the_scheduler_that_most_instances_name_counts(votes: list[str], winner:
     assert found.refused == (Refusal(f"clb-algorithm '{loser}'", reason),)
 
 
+def test_the_limit_that_most_instances_name_counts() -> None:
+    """On a tie the shorter one counts; the other one is reported as it was registered."""
+    short, long = ({"clb-vip": "auto", "clb-connect-timeout": text} for text in ("500ms", "1m"))
+    assert read((short, []), (long, [])) == OptIn(
+        (),
+        (Protocol.TCP,),
+        refused=(
+            Refusal(
+                "clb-connect-timeout '1m'",
+                "is outvoted by instances that register 500ms; register all of them with one",
+            ),
+        ),
+        connect_timeout_ms=500,
+    )
+
+
 @pytest.mark.parametrize(
     ("meta", "tags", "words"),
     [
@@ -138,6 +162,11 @@ def test_the_scheduler_that_most_instances_name_counts(votes: list[str], winner:
             ["clb-algorithm 'best' is not a scheduler; register one of"],
         ),
         ({"clb-vip": "auto", "clb-algorithm": "\x07" * 999}, [], [r"clb-algorithm '\x07\x07", "is not a scheduler"]),
+        (
+            {"clb-vip": "auto", "clb-connect-timeout": "1h"},
+            [],
+            ["clb-connect-timeout '1h' is outside 200ms to 2m, or off"],
+        ),
         (
             {"clb-vip": "auto", "clb-protocol": "sctp"},
             [],

@@ -1,0 +1,1 @@
+"""Active checks: what the sidecar finds out about real servers by asking them itself."""

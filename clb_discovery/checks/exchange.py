@@ -1,0 +1,172 @@
+"""One check of one real server: a connect, or one HTTP request.
+
+The answer is untrusted. The time of the whole check is limited; at most the status line and the headers are received,
+only the status is decoded, and no redirect is followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from clb_discovery.checks.connect import endpoint, tcp_connect
+from clb_discovery.checks.health import Result
+from clb_discovery.checks.response import MOST_BYTES, request_bytes, status_of
+from clb_discovery.model.check import Check, Target
+from clb_discovery.text import printable
+
+_OWN: Final = frozenset(
+    {
+        errno.EPERM, errno.EACCES, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT,
+        errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL,
+    }
+)  # fmt: skip
+"""Errors of this host, its rules or its routes: no verdict about the server."""
+_OWN_TLS: Final = frozenset({"MALLOC_FAILURE", "INTERNAL_ERROR"})
+_PASSED: Final = Result(passed=True)
+_LONGEST_REASON: Final = 200
+
+_Found = TypeVar("_Found")
+
+
+class Exchange:
+    """Makes checks. For one event loop."""
+
+    def __init__(self, version: str) -> None:
+        """Prepare; nothing is read yet.
+
+        :param version: of this program, for the User-Agent header.
+        """
+        self._version = version
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+
+    async def check(self, target: Target) -> Result:
+        """Check a real server once."""
+        try:
+            context = self._context(target.check) if target.check.request.scheme == "https" else None
+        except OSError as error:  # such as certificate authorities that cannot be read
+            return Result(None, f"TLS on this host: {error}")
+        stage, timeout = ["connect"], target.check.timeout
+        try:
+            async with asyncio.timeout(timeout):
+                if target.check.request.scheme == "tcp":
+                    await tcp_connect(target.address, target.port)
+                    return _PASSED
+                status = await self._status(target, context, stage)
+        except TimeoutError:
+            return Result(passed=False, reason=f"no {stage[0]} within {timeout:g} s")
+        except (OSError, ValueError, MemoryError) as error:
+            return _failed(error)
+        return _PASSED if 200 <= status < 400 else Result(passed=False, reason=f"HTTP {status}")
+
+    async def _status(self, target: Target, context: ssl.SSLContext | None, stage: list[str]) -> int:
+        """Return the status of the answer.
+
+        :param context: for TLS; None without it.
+        :param stage: is replaced by what is being waited for.
+        """
+        request, loop = target.check.request, asyncio.get_running_loop()
+        family, name = endpoint(target.address, target.port)
+        with socket.socket(family, socket.SOCK_STREAM) as connection:
+            connection.settimeout(0)
+            await loop.sock_connect(connection, name)
+            stage[0] = "answer"
+            stream = _Stream(connection) if context is None else _TlsStream(connection, context, request.host)
+            await stream.send(request_bytes(request, self._version))
+            received = b""
+            while (status := status_of(received)) is None:
+                more = await stream.receive(MOST_BYTES - len(received))
+                if not more:
+                    raise ValueError("the server closed the connection before its answer was complete")
+                received += more
+            return status
+
+    def _context(self, check: Check) -> ssl.SSLContext:
+        """Return the settings of TLS, which take some milliseconds to make."""
+        if check.verify not in self._contexts:
+            context = ssl.create_default_context()
+            context.set_alpn_protocols(["http/1.1"])
+            if not check.verify:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            self._contexts[check.verify] = context
+        return self._contexts[check.verify]
+
+
+class _Stream:
+    """The bytes of a connection, without limits of time."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it."""
+        await self._loop.sock_sendall(self._connection, data)
+
+    async def receive(self, most: int) -> bytes:
+        """Return at least one byte, or none at the end."""
+        return await self._loop.sock_recv(self._connection, most)
+
+
+class _TlsStream(_Stream):
+    """The same under TLS. The handshake comes with the first bytes; the connection is closed without a farewell."""
+
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext, host: str) -> None:
+        super().__init__(connection)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+
+    async def send(self, data: bytes) -> None:
+        """Shake hands, and send all of it."""
+        await self._do(self._tls.do_handshake)
+        await self._do(lambda: self._tls.write(data))
+
+    async def receive(self, most: int) -> bytes:
+        """Return at least one byte, or none at the end."""
+        return await self._do(lambda: self._tls.read(most))
+
+    async def _do(self, operation: Callable[[], _Found]) -> _Found:
+        """Carry out an operation, which may have to receive first."""
+        while True:
+            try:
+                found = operation()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                received = await super().receive(MOST_BYTES)
+                if received:
+                    self._incoming.write(received)
+                else:
+                    self._incoming.write_eof()
+            else:
+                await self._flush()
+                return found
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await super().send(self._outgoing.read())
+
+
+def _failed(error: OSError | ValueError | MemoryError) -> Result:
+    """Return the result of a check that ended with an error: of the server, or of this host."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _failure(f"certificate: {error.verify_message}")
+        case ssl.SSLError():
+            text = f"TLS: {(error.reason or error.strerror or 'failed').lower().replace('_', ' ')}"
+            return Result(None, text) if error.reason in _OWN_TLS else _failure(text)
+        case OSError():
+            text = os.strerror(error.errno) if error.errno else str(error)
+            return Result(None, text) if error.errno in _OWN or not error.errno else _failure(text)
+        case MemoryError():
+            return Result(None, os.strerror(errno.ENOMEM))
+    return _failure(str(error))
+
+
+def _failure(reason: str) -> Result:
+    return Result(passed=False, reason=printable(reason)[:_LONGEST_REASON])

@@ -1,0 +1,205 @@
+"""All checked virtual servers: what the results of their checks mean for each member of each pool.
+
+A verdict that a member is out is a lease of three intervals, which each further result renews while the member is down.
+So if the sidecar ends, or can no longer check, its members take connects again soon. On a busy host a sidecar may stop
+for a second, for example as it reads its configuration again; so a lease has at least three.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from clb_discovery.checks.choice import choose_out
+from clb_discovery.checks.health import Health, Result
+from clb_discovery.model.check import Target
+from clb_discovery.model.servers import Vip
+
+LEASE: Final = 3
+"""Intervals for which a verdict is valid."""
+LEAST_LEASE: Final = 3_000_000_000
+"""Nanoseconds for which a verdict is valid at least."""
+EARLIER: Final = "failed its check before this sidecar started"
+"""The reason of a member that is out as an earlier sidecar has left it."""
+_FAILED_EARLIER: Final = Health(up=False, reason=EARLIER)
+_MOST_LATE: Final = 10  # intervals
+_SECOND: Final = 1_000_000_000
+
+
+class Member(NamedTuple):
+    """A member of a checked pool."""
+
+    key: bytes
+    """The packed member, as in the kernel's maps."""
+    target: Target
+
+
+class CheckedPool(NamedTuple):
+    """A virtual server whose real servers are checked."""
+
+    vip: Vip
+    tiers: tuple[tuple[Member, ...], ...]
+    """The members of each tier, the first one first."""
+
+
+class Verdict(NamedTuple):
+    """What the kernel programs are told of a member, in nanoseconds of CLOCK_MONOTONIC."""
+
+    decided_at: int
+    out_until: int
+    """0: it takes connects."""
+
+
+class Change(NamedTuple):
+    """A member that goes out, or comes back."""
+
+    vip: Vip
+    key: bytes
+    reason: str | None
+    """Why it goes out; None if it comes back."""
+    out_for: int
+    """Nanoseconds since it went out, if it comes back."""
+
+
+@dataclass(slots=True)
+class Decisions:
+    """What has to be written, and what has to be logged."""
+
+    verdicts: dict[bytes, Verdict] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Record:
+    """A target, and what its checks have found out."""
+
+    health: Health = field(default_factory=Health)
+    since: int = 0
+    """When it went down."""
+    heard_at: int = 0
+    """When the last result came."""
+    verdict: Verdict = Verdict(0, 0)  # noqa: RUF009 - immutable
+    """The last lease."""
+
+
+class CheckTable:
+    """The health of all targets, and the members that are out because of it."""
+
+    def __init__(self) -> None:
+        self._pools: dict[Vip, CheckedPool] = {}
+        self._records: dict[Target, _Record] = {}
+        self._users: Mapping[Target, Collection[Vip]] = {}
+        self._out: dict[bytes, int] = {}  # members that are out, each since when
+        self._written: dict[bytes, Verdict] = {}
+        self._dirty: set[Vip] = set()
+
+    def follow(self, pools: Iterable[CheckedPool], leases: Mapping[bytes, Verdict] | None = None) -> Collection[Target]:
+        """Take these pools in place of the previous ones; return the targets to check.
+
+        A member that is down stays so if its check changes, until the new one has passed often enough.
+
+        :param leases: verdicts in the kernel's maps that are valid now, which an earlier sidecar has left. Their
+            members begin as down, so that a restart sends no connects to servers that hang.
+        """
+        down = {key: _Record(_FAILED_EARLIER, one.decided_at, 0, one) for key, one in (leases or {}).items()}
+        down |= self._down()
+        self._pools = {pool.vip: pool for pool in pools}
+        users: defaultdict[Target, set[Vip]] = defaultdict(set)
+        members = set()
+        for pool in self._pools.values():
+            for member in _members(pool):
+                users[member.target].add(pool.vip)
+                members.add(member.key)
+                if member.target not in self._records and member.key in down:
+                    self._records[member.target] = replace(down[member.key])
+        self._users = users
+        self._records = {target: self._records.get(target) or _Record() for target in users}
+        self._out = {key: since for key, since in self._out.items() if key in members}
+        self._written = {key: verdict for key, verdict in self._written.items() if key in members}
+        self._dirty = set(self._pools)
+        return users.keys()
+
+    def hear(self, target: Target, result: Result, now: int) -> bool:
+        """Take the result of a check; return whether there is something to decide.
+
+        :param now: in nanoseconds of CLOCK_MONOTONIC.
+        """
+        record = self._records.get(target)
+        if record is None:
+            return False
+        was_up = record.health.up
+        record.health = record.health.after(result, target.check)
+        if result.passed is not None:
+            if was_up and not record.health.up:
+                record.since = now
+            pause = _pause(target, now - record.heard_at if record.heard_at else 0)
+            record.heard_at = now
+            if not record.health.up:
+                record.verdict = Verdict(now, now + max(LEASE * pause, LEAST_LEASE))
+        if was_up and record.health.up:
+            return False
+        self._dirty.update(self._users[target])
+        return True
+
+    def decide(self, now: int) -> Decisions:
+        """Return what has changed since the last time, and regard it as written."""
+        found = Decisions()
+        for vip in self._dirty:
+            if vip in self._pools:
+                self._decide(self._pools[vip], now, found)
+        self._dirty = set()
+        return found
+
+    def failing(self) -> dict[Vip, dict[bytes, str]]:
+        """Return the members of each checked virtual server that are down, each with the reason."""
+        return {
+            vip: {
+                member.key: record.health.reason or ""
+                for member in _members(pool)
+                if not (record := self._records[member.target]).health.up
+            }
+            for vip, pool in self._pools.items()
+        }
+
+    def _down(self) -> dict[bytes, _Record]:
+        """Return the record of each member that is down."""
+        records = {
+            member.key: self._records[member.target] for pool in self._pools.values() for member in _members(pool)
+        }
+        return {
+            key: replace(record, health=Health(up=False, reason=record.health.reason))
+            for key, record in records.items()
+            if not record.health.up
+        }
+
+    def _decide(self, pool: CheckedPool, now: int, found: Decisions) -> None:
+        records = {member.key: self._records[member.target] for member in _members(pool)}
+        failing = {
+            key: record.since
+            for key, record in records.items()
+            if not record.health.up and record.verdict.out_until > now
+        }
+        was_out = self._out.keys() & records.keys()
+        out = choose_out([[member.key for member in tier] for tier in pool.tiers], failing, was_out)
+        for key in out:
+            verdict = records[key].verdict
+            if self._written.get(key) != verdict:
+                found.verdicts[key] = self._written[key] = verdict
+            if key not in was_out:
+                self._out[key] = records[key].since
+                found.changes.append(Change(pool.vip, key, records[key].health.reason, 0))
+        for key in was_out - out:
+            found.verdicts[key] = self._written[key] = Verdict(now, 0)
+            found.changes.append(Change(pool.vip, key, None, now - self._out.pop(key)))
+
+
+def _pause(target: Target, last: int) -> int:
+    """Return the interval of a check, or the last pause: if checks are late, a lease has to last until the next one."""
+    interval = round(target.check.interval * _SECOND)
+    return min(max(interval, last), _MOST_LATE * interval)
+
+
+def _members(pool: CheckedPool) -> Sequence[Member]:
+    return [member for tier in pool.tiers for member in tier]

@@ -1,0 +1,192 @@
+"""The active checks of all services: which servers to check, and what follows from the results.
+
+Results come from tasks of the event loop. The programs are told in another task, one batch at a time, so that many
+results cost few system calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final
+
+import structlog
+
+from clb_discovery import __version__
+from clb_discovery.checks.exchange import Exchange
+from clb_discovery.checks.health import Result
+from clb_discovery.checks.runner import AT_A_TIME, Runner
+from clb_discovery.checks.table import Change, CheckedPool, CheckTable, Member, Verdict
+from clb_discovery.errors import ClbError
+from clb_discovery.layout import elements
+from clb_discovery.layout.elements import Steering
+from clb_discovery.layout.installed import Installed, Published
+from clb_discovery.model.address import format_address, format_endpoint
+from clb_discovery.model.check import Check, Target
+from clb_discovery.model.servers import Pool, Vip
+from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.sidecar.health import servers
+from clb_discovery.sidecar.health.lines import Lines
+from clb_discovery.sidecar.publisher import Publisher
+from clb_discovery.stderr import internal_error
+
+_GATHER: Final = 0.02  # seconds between two batches
+_AFTER_FAULT: Final = 5.0  # seconds until a task goes on after a bug
+_LATE: Final = 1.0  # seconds by which checks may be late without a word
+
+_log = structlog.stdlib.get_logger()
+
+
+class ActiveChecks:
+    """Checks the real servers of services that want it. For one event loop."""
+
+    def __init__(self, announcer: Announcer, changed: Callable[[], None]) -> None:
+        """Prepare; `changed` is called when a server goes out or comes back."""
+        self._announcer = announcer
+        self._changed = changed
+        self._lines = Lines()
+        self._table = CheckTable()
+        self._runner = Runner(Exchange(__version__).check, self._heard)
+        self._work = asyncio.Event()
+        self._installed: Installed | None = None
+        self._checks: Mapping[str, Check] = {}
+        self._unchecked: dict[Target, str] = {}  # targets that this host cannot check, each with the reason
+
+    @asynccontextmanager
+    async def running(self, publisher: Publisher, back: Callable[[bytes], None]) -> AsyncIterator[None]:
+        """Check while the block runs, and write verdicts; `back` is called for each packed member that comes back."""
+        tasks = [asyncio.create_task(_lasting(one)) for one in (self._runner.run, lambda: self._steer(publisher, back))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def follow(self, installed: Installed, checks: Mapping[str, Check], publisher: Publisher) -> None:
+        """Check these servers from now on, for each pass of the main loop; nothing happens if all is as before.
+
+        :param checks: by source, only of services that want checks.
+        """
+        self._lines.flush()
+        self._announcer.trouble("servers cannot be checked", self._obstacle())
+        late = f"by {self._runner.late:.1f} s: only {AT_A_TIME} run at a time; raise --check-interval"
+        self._announcer.trouble("checks are late", late if self._runner.late > _LATE else None)
+        if installed is self._installed and checks == self._checks:
+            return
+        leases = await _leases(publisher) if self._installed is None and checks else {}
+        self._installed, self._checks = installed, checks
+        pools = list(_pools(installed, checks))
+        targets = self._table.follow(pools, leases)
+        self._runner.follow(targets)
+        self._unchecked = {target: why for target, why in self._unchecked.items() if target in targets}
+        self._work.set()
+
+    def document(self) -> list[dict[str, Any]]:
+        """Return the servers that are down, for `status`: one entry for each checked virtual server."""
+        return [
+            {
+                "address": format_address(vip.address),
+                "port": vip.port,
+                "protocol": vip.protocol.name.lower(),
+                "check": str(self._check_of(vip)),
+                "down": {_name(key): reason for key, reason in sorted(down.items())},
+            }
+            for vip, down in sorted(self._table.failing().items())
+        ]
+
+    def _heard(self, target: Target, result: Result) -> None:
+        if result.passed is None:
+            self._unchecked[target] = result.reason
+        else:
+            self._unchecked.pop(target, None)
+        if self._table.hear(target, result, time.monotonic_ns()):
+            self._work.set()
+
+    async def _steer(self, publisher: Publisher, back: Callable[[bytes], None]) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            found = self._table.decide(time.monotonic_ns())
+            if found.verdicts:
+                with self._announcer.trying("cannot steer servers", ClbError, OSError):
+                    await _write(publisher, found.verdicts)
+            for change in found.changes:
+                self._tell(change, back)
+            if found.changes:
+                self._changed()
+            await asyncio.sleep(_GATHER)
+
+    def _tell(self, change: Change, back: Callable[[bytes], None]) -> None:
+        installed = self._installed or Installed()
+        if change.reason is None:
+            back(change.key)
+            self._lines.returned(change.key, installed, change.out_for)
+        else:
+            self._lines.ejected(change.key, installed, f"check: {change.reason}")
+
+    def _check_of(self, vip: Vip) -> Check | None:
+        published = self._installed.virtual.get(vip) if self._installed else None
+        return _check(published, self._checks) if published else None
+
+    def _obstacle(self) -> str | None:
+        """Return why some servers are not checked; None if all are."""
+        if not self._unchecked:
+            return None
+        target, reason = min(self._unchecked.items(), key=lambda one: one[0][:2])
+        more = f", and {len(self._unchecked) - 1} more" if len(self._unchecked) > 1 else ""
+        return f"{target}{more}: {reason}; they take connects unchecked"
+
+
+def _pools(installed: Installed, checks: Mapping[str, Check]) -> Iterator[CheckedPool]:
+    """Yield the virtual servers whose services want checks."""
+    for vip, published in installed.virtual.items():
+        check = _check(published, checks)
+        if check and published.pool:
+            yield CheckedPool(vip, _tiers(elements.pack_vip(vip), published.pool, check))
+
+
+def _check(published: Published, checks: Mapping[str, Check]) -> Check | None:
+    return checks.get(published.label.source) if published.label else None
+
+
+def _tiers(vip: bytes, pool: Pool, check: Check) -> tuple[tuple[Member, ...], ...]:
+    return tuple(
+        tuple(
+            Member(elements.pack_member(vip, server), Target(server.address, check.request.port or server.port, check))
+            for server in tier
+        )
+        for _, tier in groupby(pool, key=attrgetter("priority"))
+    )
+
+
+def _name(key: bytes) -> str:
+    _, address, port = elements.unpack_member(key)
+    return format_endpoint(address, port)
+
+
+async def _leases(publisher: Publisher) -> dict[bytes, Verdict]:
+    """Return the verdicts by which servers are out now; an earlier sidecar may have left them."""
+    async with publisher.using_maps() as (maps, installed):
+        found = await asyncio.to_thread(servers.leases, maps, installed, time.monotonic_ns())
+    return {member: Verdict(*said) for member, said in found.items()}
+
+
+async def _write(publisher: Publisher, verdicts: Mapping[bytes, Verdict]) -> None:
+    said = {member: Steering(*verdict) for member, verdict in verdicts.items()}
+    async with publisher.using_maps() as (maps, installed):
+        await asyncio.to_thread(servers.steer, maps, installed, said)
+
+
+async def _lasting(run: Callable[[], Any]) -> None:
+    """Run a task that never ends, again after a bug."""
+    while True:
+        try:
+            await run()
+        except Exception as error:  # noqa: BLE001 - a bug must not end this task in silence
+            _log.error("active checks failed", reason=internal_error(error))
+            await asyncio.sleep(_AFTER_FAULT)

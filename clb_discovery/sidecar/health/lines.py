@@ -1,0 +1,135 @@
+"""The log lines about servers that were ejected or returned; those of a burst beyond a few are only counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from clb_discovery.documents.causes import cause_of
+from clb_discovery.layout import elements
+from clb_discovery.layout.elements import Change
+from clb_discovery.layout.installed import Installed
+from clb_discovery.model.address import format_endpoint
+from clb_discovery.sidecar.health.cases import Kind, News
+
+MOST: Final = 32
+"""Lines of one burst."""
+BURST: Final = 10.0
+"""Seconds of a burst."""
+
+_WORDS: Final = {"silent": "unanswered", "timed-out": "timed out"}
+"""Causes that read better in other words."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Lines:
+    """Logs what happens to servers."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock  # returns seconds, and does not go backwards
+        self._burst_until = 0.0
+        self._written = 0
+        self._unsaid = 0
+
+    def tell(self, news: News, installed: Installed, *, ejections: int | None, early: bool = False) -> None:
+        """Log a change of a server.
+
+        :param ejections: how often it was ejected in total; None if that is not known.
+        :param early: it was ejected before this sidecar started.
+        """
+        service, vip, server = _names(news.member, installed)
+        if news.kind is Kind.EJECTED:
+            cause = cause_in_words(news) + (", before this sidecar started" if early else "")
+            self.ejected(news.member, installed, cause, probe_in=news.probe_in, ejections=ejections)
+        elif news.kind is Kind.RETURNED:
+            self.returned(news.member, installed, news.out_for)
+        elif news.kind is Kind.SUSPECTED:
+            _log.debug("server suspected", service=service, vip=vip, server=server, cause=_last(news.change))
+        elif news.kind is not Kind.CLEARED or news.verdict:  # else a connect of an application has cleared it
+            _log.debug("server probed", service=service, vip=vip, server=server, result=str(news.kind))
+
+    def ejected(
+        self,
+        member: bytes,
+        installed: Installed,
+        cause: str,
+        *,
+        probe_in: int | None = None,
+        ejections: int | None = None,
+    ) -> None:
+        """Log that a server gets no connects for a while.
+
+        :param probe_in: nanoseconds until it is probed.
+        """
+        if self._may_log():
+            service, vip, server = _names(member, installed)
+            seconds = None if probe_in is None else _seconds(probe_in)
+            _log.warning(
+                "server ejected",
+                service=service,
+                vip=vip,
+                server=server,
+                cause=cause,
+                probe_in=seconds,
+                ejections=ejections,
+            )
+
+    def returned(self, member: bytes, installed: Installed, out_for: int | None) -> None:
+        """Log that a server takes connects again.
+
+        :param out_for: nanoseconds since it was ejected; None if that is not known.
+        """
+        if self._may_log():
+            service, vip, server = _names(member, installed)
+            seconds = None if out_for is None else _seconds(out_for)
+            _log.info("server returned", service=service, vip=vip, server=server, out_for=seconds)
+
+    def flush(self) -> None:
+        """Log how many lines a burst that is over has lacked; for the main loop."""
+        if self._unsaid and self._clock() >= self._burst_until:
+            _log.warning("more servers ejected or returned", count=self._unsaid)
+            self._unsaid = 0
+
+    def _may_log(self) -> bool:
+        now = self._clock()
+        if now >= self._burst_until:
+            self.flush()
+            self._burst_until, self._written = now + BURST, 0
+        if self._written == MOST:
+            self._unsaid += 1
+            return False
+        self._written += 1
+        return True
+
+
+def cause_in_words(news: News) -> str:
+    """Return what is known of the cause of an ejection: a server that has returned has no failures in a row."""
+    in_row, last = news.change.in_row if news.change else 0, _last(news.change)
+    cause = "a failed connect" if in_row == 1 else f"{in_row} failed connects in a row" if in_row else "failed connects"
+    if last:
+        cause += f", {last}" if in_row == 1 else f", the last one {last}"
+    if news.failed_probe:
+        cause += f"{',' if last else ''} and a failed probe"
+    return cause
+
+
+def _last(change: Change | None) -> str | None:
+    last = cause_of(change.cause) if change else None
+    return _WORDS.get(last, last) if last else None
+
+
+def _names(member: bytes, installed: Installed) -> tuple[str | None, str, str]:
+    """Return the names of the service, the virtual server and the real server."""
+    key, address, port = elements.unpack_member(member)
+    vip = elements.unpack_vip(key)
+    published = installed.virtual.get(vip)
+    label = published.label if published else None
+    return label.service if label else None, str(vip), format_endpoint(address, port)
+
+
+def _seconds(nanoseconds: int) -> float:
+    return round(max(nanoseconds, 0) / 1e9, 1)

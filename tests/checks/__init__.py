@@ -1,0 +1,1 @@
+"""Active checks: the pure part with a fake clock, the exchange with real sockets."""

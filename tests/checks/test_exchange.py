@@ -1,0 +1,400 @@
+"""Checks of real servers, by real sockets and TLS: what passes, what fails, and what is no verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from clb_discovery.checks.exchange import Exchange
+from clb_discovery.checks.health import Result
+from clb_discovery.config.checks import parse_check
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.check import Check, Request, Target
+from tests.support.fake_dns import cancelled
+from tests.support.process import free_port
+from tests.support.tls import Authority
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+TIMEOUT = 0.4
+HEAD = b"HTTP/1.1 %d Some reason\r\nServer: x\r\nConnection: close\r\n\r\n"
+
+
+@asynccontextmanager
+async def serving(
+    handler: Handler, host: str = "127.0.0.1", context: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Serve connections by a handler; return the port."""
+    tasks: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.current_task())
+        try:
+            await handler(reader, writer)
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, host, 0, ssl=context)
+    async with server:
+        yield int(server.sockets[0].getsockname()[1])
+        await cancelled(tasks)
+
+
+def answering(answer: bytes, seen: list[bytes] | None = None) -> Handler:
+    """Return a handler that reads a request and answers."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        if seen is not None:
+            seen.append(request)
+        writer.write(answer)
+        await writer.drain()
+
+    return handler
+
+
+async def hang(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Accept, and never answer."""
+    await asyncio.Event().wait()
+
+
+async def look(port: int, check: str, *, address: str = "127.0.0.1", verify: bool = True) -> Result:
+    """Make one check."""
+    request = parse_check(check) or Request()
+    found = Check(request, 2.0, TIMEOUT, verify=verify)
+    return await Exchange("1.2").check(Target(parse_address(address), request.port or port, found))
+
+
+def failed(reason: str) -> Result:
+    """Return a failure."""
+    return Result(passed=False, reason=reason)
+
+
+PASSED = Result(passed=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(200, PASSED), (204, PASSED), (302, PASSED), (404, failed("HTTP 404")), (503, failed("HTTP 503"))],
+)
+def test_2xx_and_3xx_are_up(status: int, expected: Result) -> None:
+    """A redirect is an answer, and is not followed."""
+    seen: list[bytes] = []
+    answer = HEAD.replace(b"Server: x", b"Location: http://127.0.0.1:1/elsewhere") % status
+
+    async def run() -> Result:
+        async with serving(answering(answer, seen)) as port:
+            return await look(port, "http://web.example/health?deep=1")
+
+    assert asyncio.run(run()) == expected
+    assert len(seen) == 1
+    assert seen[0].startswith(b"GET /health?deep=1 HTTP/1.1\r\nHost: web.example\r\nUser-Agent: clb-discovery/1.2\r\n")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("check", ["tcp", "http://web.example/"])
+def test_both_families_are_checked(address: str, check: str) -> None:
+    """The address is the server's own."""
+
+    async def run() -> Result:
+        async with serving(answering(HEAD % 200), address) as port:
+            return await look(port, check, address=address)
+
+    assert asyncio.run(run()) == PASSED
+
+
+def test_the_port_of_the_url_replaces_that_of_the_server() -> None:
+    """Health may be served beside the service."""
+
+    async def run() -> Result:
+        async with serving(answering(HEAD % 200)) as port:
+            return await look(1, f"http://web.example:{port}/")
+
+    assert asyncio.run(run()) == PASSED
+
+
+@pytest.mark.parametrize("check", ["tcp", "http://web.example/", "https://web.example/"])
+def test_a_refused_connect_fails(check: str) -> None:
+    """Whatever is asked of the server."""
+    assert asyncio.run(look(free_port(), check)) == failed("Connection refused")
+
+
+def test_a_hung_process_fails_within_the_timeout() -> None:
+    """It accepts, which passes a check by connect, and never answers."""
+
+    async def run() -> tuple[Result, Result, float]:
+        async with serving(hang) as port:
+            began = time.monotonic()
+            found = await look(port, "http://web.example/")
+            return found, await look(port, "tcp"), time.monotonic() - began
+
+    found, by_connect, took = asyncio.run(run())
+    assert (found, by_connect) == (failed("no answer within 0.4 s"), PASSED)
+    assert TIMEOUT <= took < TIMEOUT + 0.5
+
+
+def test_a_server_that_stops_accepting_fails() -> None:
+    """Its queue is full: the kernel drops the SYN, and the check ends in its time."""
+
+    async def run() -> Result:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            port = listener.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)):
+                return await look(port, "http://web.example/")
+
+    assert asyncio.run(run()) == failed("no connect within 0.4 s")
+
+
+async def slow_headers(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer one byte at a time, which each time looks like progress."""
+    for byte in HEAD % 200:
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.02)
+
+
+async def endless_headers(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send headers as fast as they are taken."""
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"X-More: " + b"y" * 1000 + b"\r\n")
+        await writer.drain()
+
+
+async def endless_body(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send a body as fast as it is taken."""
+    writer.write(HEAD % 200)
+    while True:
+        writer.write(b"z" * 10_000)
+        await writer.drain()
+
+
+async def reset(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Reset the connection."""
+    writer.transport.abort()
+
+
+async def close_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close after half of the headers."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write((HEAD % 200)[:20])
+
+
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        (slow_headers, failed("no answer within 0.4 s")),
+        (endless_headers, failed("the headers of the answer are longer than 16384 bytes")),
+        (endless_body, PASSED),
+        (close_early, failed("the server closed the connection before its answer was complete")),
+        (answering(b"SSH-2.0-OpenSSH_9.2\r\n"), failed("the answer is not HTTP/1")),
+        (answering(b"\x16\x03\x01\x02\x00\x01"), failed("the answer is not HTTP/1")),
+    ],
+)
+def test_answers_are_bounded(handler: Handler, expected: Result) -> None:
+    """In time as a whole, and in length; the body is not read."""
+
+    async def run() -> tuple[Result, float]:
+        async with serving(handler) as port:
+            began = time.monotonic()
+            return await look(port, "http://web.example/"), time.monotonic() - began
+
+    found, took = asyncio.run(run())
+    assert found == expected
+    assert took < TIMEOUT + 0.5
+
+
+def test_a_reset_connection_fails() -> None:
+    """Before or after the request."""
+
+    async def run() -> Result:
+        async with serving(reset) as port:
+            return await look(port, "http://web.example/")
+
+    found = asyncio.run(run())
+    assert found.passed is False
+    assert "reset" in found.reason or "closed" in found.reason or "Broken pipe" in found.reason
+
+
+def test_a_check_by_connect_is_not_seen_by_the_application() -> None:
+    """The reset comes before the ACK, so there is nothing to accept."""
+
+    async def run() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            listener.setblocking(False)
+            for _ in range(20):
+                assert await look(listener.getsockname()[1], "tcp") == PASSED
+            accepted = 0
+            while True:
+                try:
+                    listener.accept()[0].close()
+                except BlockingIOError:
+                    return accepted
+                accepted += 1
+
+    assert asyncio.run(run()) == 0
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """Return a certificate authority that this process trusts."""
+    made = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.certificate))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("subject", "check", "verify", "expected"),
+    [
+        ("DNS:web.example", "https://web.example/", True, PASSED),
+        ("IP:127.0.0.1", "https://127.0.0.1/", True, PASSED),
+        (
+            "DNS:other.example",
+            "https://web.example/",
+            True,
+            failed("certificate: Hostname mismatch, certificate is not valid for 'web.example'."),
+        ),
+        ("DNS:other.example", "https://web.example/", False, PASSED),
+    ],
+)
+def test_https_verifies_the_name_of_the_url(
+    authority: Authority, subject: str, check: str, *, verify: bool, expected: Result
+) -> None:
+    """The certificate has to be valid for it, unless check-verify is false."""
+    context = authority.issue(subject)
+
+    async def run() -> Result:
+        async with serving(answering(HEAD % 200), context=context) as port:
+            return await look(port, check, verify=verify)
+
+    assert asyncio.run(run()) == expected
+
+
+def test_the_name_of_the_url_is_that_of_sni(authority: Authority) -> None:
+    """A server with several names serves the right one."""
+    context, names = authority.issue("DNS:web.example"), list[str | None]()
+    context.sni_callback = lambda _tls, name, _context: names.append(name)
+
+    async def run() -> Result:
+        async with serving(answering(HEAD % 503), context=context) as port:
+            return await look(port, "https://web.example/")
+
+    assert asyncio.run(run()) == failed("HTTP 503")
+    assert names == ["web.example"]
+
+
+@pytest.mark.usefixtures("authority")
+def test_an_unknown_authority_fails(tmp_path: Path) -> None:
+    """As for every client of the server."""
+    context = Authority(tmp_path, "stranger").issue("DNS:web.example")
+
+    async def run() -> Result:
+        async with serving(answering(HEAD % 200), context=context) as port:
+            return await look(port, "https://web.example/")
+
+    found = asyncio.run(run())
+    assert found.passed is False
+    assert found.reason.startswith("certificate: ")
+
+
+@pytest.mark.usefixtures("authority")
+def test_a_server_without_tls_fails() -> None:
+    """The reason names TLS."""
+
+    async def run() -> Result:
+        async with serving(answering(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9)) as port:
+            return await look(port, "https://web.example/")
+
+    found = asyncio.run(run())
+    assert found.passed is False
+
+
+@pytest.mark.usefixtures("authority")
+def test_a_handshake_that_hangs_fails_in_time() -> None:
+    """TLS has no time of its own."""
+
+    async def run() -> tuple[Result, float]:
+        async with serving(hang) as port:
+            began = time.monotonic()
+            return await look(port, "https://web.example/"), time.monotonic() - began
+
+    found, took = asyncio.run(run())
+    assert found == failed("no answer within 0.4 s")
+    assert took < TIMEOUT + 0.5
+
+
+def test_authorities_that_cannot_be_read_are_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is on this host."""
+
+    def broken() -> ssl.SSLContext:
+        raise FileNotFoundError(errno.ENOENT, "No such file")
+
+    monkeypatch.setattr(ssl, "create_default_context", broken)
+    found = asyncio.run(look(free_port(), "https://web.example/"))
+    assert found.passed is None
+    assert found.reason.startswith("TLS on this host")
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let the process have no free descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(used, soft), hard))
+    taken = []
+    try:
+        while True:
+            try:
+                taken.append(os.dup(0))
+            except OSError:
+                break
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("check", ["tcp", "http://web.example/"])
+def test_a_lack_of_descriptors_is_no_verdict(check: str) -> None:
+    """Otherwise a host that is short of them would take all servers out."""
+
+    async def run() -> Result:
+        with no_descriptors():
+            return await look(1, check)
+
+    assert asyncio.run(run()) == Result(None, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize(("address", "check"), [("255.255.255.255", "tcp"), ("255.255.255.255", "http://a/")])
+def test_what_this_host_forbids_is_no_verdict(address: str, check: str) -> None:
+    """The kernel refuses the address, or has no route: nothing was sent."""
+    assert asyncio.run(look(80, check, address=address)).passed is None
+
+
+def test_no_descriptor_is_left_open() -> None:
+    """After checks of all kinds of servers there are as many as before."""
+
+    async def run() -> None:
+        async with serving(hang) as hung, serving(answering(HEAD % 200)) as works:
+            before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
+            for port in (hung, works, free_port()):
+                await asyncio.gather(*(look(port, check) for check in ("tcp", "http://a/", "https://a/")))
+            await asyncio.sleep(0.1)
+            assert len(os.listdir("/proc/self/fd")) <= before + 8  # noqa: PTH208 - those of the server's side
+
+    asyncio.run(run())

@@ -1,0 +1,1 @@
+"""The health of real servers, as the sidecar finds it out."""

@@ -1,0 +1,129 @@
+"""A probe of real servers: which answers it gets, and that the application there learns nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from clb_discovery.model.address import parse_address
+from clb_discovery.sidecar.health import probe as probes
+from clb_discovery.sidecar.health.probe import LIMIT, Result, probe
+from tests.support.moody import MoodyServer, moody_servers
+
+HOSTS = ("127.0.0.1", "::1")
+
+
+def probed(server: MoodyServer, *, twice: bool = True) -> Result:
+    """Probe a server."""
+    host, port = server.target
+    return asyncio.run(probe(parse_address(host), port, twice=twice))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_server_that_listens_is_up_and_accepts_nothing(host: str) -> None:
+    """Its accept(2) does not return, however often it is probed, and its queue stays empty."""
+    with moody_servers(host) as (server,), socket.socket(fileno=os.dup(server.fileno())) as listener:
+        for _ in range(20):
+            assert probed(server) is Result.UP
+        readable, _, _ = select.select([listener], [], [], 0.5)
+        assert readable == []
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_server_that_refuses_is_down_at_once(host: str) -> None:
+    """A reset is an answer."""
+    with moody_servers(host) as (server,):
+        server.refuse()
+        began = time.monotonic()
+        assert probed(server) is Result.DOWN
+        assert time.monotonic() - began < LIMIT
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_silent_server_is_down_within_a_second(*, twice: bool) -> None:
+    """The verdict has to be there before the programs' suspicion ends."""
+    with moody_servers("127.0.0.1") as (server,):
+        server.fall_silent()
+        began = time.monotonic()
+        assert probed(server, twice=twice) is Result.DOWN
+        assert LIMIT <= time.monotonic() - began < LIMIT + 1
+
+
+def test_the_second_try_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One lost SYN puts no healthy server out of service."""
+    monkeypatch.setattr(probes, "SECOND_TRY", 0.05)
+    with moody_servers("127.0.0.1") as (server,):
+        server.fall_silent()
+
+        async def recovers() -> Result:
+            asyncio.get_running_loop().call_later(0.02, server.accept)
+            return await probe(parse_address("127.0.0.1"), server.target[1])
+
+        began = time.monotonic()
+        assert asyncio.run(recovers()) is Result.UP
+        assert time.monotonic() - began < LIMIT
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS])
+def test_an_error_of_this_host_is_no_evidence(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """No route, no permission or no memory: the connect ends in the call."""
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda _, __: number)
+    assert asyncio.run(probe(parse_address("127.0.0.1"), 9)) is Result.LOCAL
+
+
+def test_a_kernel_without_permission_is_no_evidence() -> None:
+    """The broadcast address is for nobody without SO_BROADCAST, and multicast has no connections."""
+    for address in ("255.255.255.255", "224.0.0.1"):
+        assert asyncio.run(probe(parse_address(address), 9)) is Result.LOCAL
+
+
+@contextmanager
+def descriptors(most: int) -> Iterator[None]:
+    """Allow no more open files while the block runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_no_descriptor_is_no_evidence() -> None:
+    """A sidecar at its limit of open files keeps no server out."""
+
+    async def without_any() -> Result:
+        with descriptors(0):
+            return await probe(parse_address("127.0.0.1"), 9)
+
+    assert asyncio.run(without_any()) is Result.LOCAL
+
+
+def descriptors_in_use() -> int:
+    """Return the number of open files of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_probe_that_is_cancelled_leaves_no_socket() -> None:
+    """The sidecar ends while probes wait."""
+    with moody_servers("127.0.0.1") as (server,):
+        server.fall_silent()
+
+        async def cancelled() -> int:
+            before = descriptors_in_use()
+            task = asyncio.create_task(probe(parse_address("127.0.0.1"), server.target[1]))
+            await asyncio.sleep(0.4)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return descriptors_in_use() - before
+
+        assert asyncio.run(cancelled()) == 0
