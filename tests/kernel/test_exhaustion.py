@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,15 @@ HEAD: Final = b"GET /status.json HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 def descriptors(found: Sidecar) -> int:
     """Return how many descriptors a sidecar has open."""
     return len(list(Path(f"/proc/{found.process.pid}/fd").iterdir()))
+
+
+def listens_to_programs(found: Sidecar) -> bool:
+    """Return whether a sidecar has opened the ring buffer of the programs, which it does after it is ready."""
+    polls = 0
+    for descriptor in Path(f"/proc/{found.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it is closed by now
+            polls += str(descriptor.readlink()) == "anon_inode:[eventpoll]"
+    return polls > 1  # beside that of the event loop
 
 
 @contextmanager
@@ -93,6 +102,7 @@ def test_slow_clients_are_ended(instance: str, cgroup: Path, tmp_path: Path) -> 
     with KnotServer() as knot, ExitStack() as stack:
         serve(knot, "127.0.0.2:80")
         with metered(instance, cgroup, tmp_path, knot) as (found, port):
+            wait_until(lambda: listens_to_programs(found), "it has opened all that it keeps open")
             before = descriptors(found)
             idle, slow, kept, posting = (stack.enter_context(connected(port)) for _ in range(4))
             kept.sendall(HEAD + b"\r\n")

@@ -33,16 +33,9 @@ def by_process() -> Iterator[Path]:
             process.kill()
 
 
-@contextmanager
-def by_user() -> Iterator[Path]:
-    """Make one as any user can, with a user namespace of its own; that user is root there, and only there."""
-    with subprocess.Popen([*AS_USER, "sh", "-c", _KEEP], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield Path(f"/proc/{process.pid}/ns/net")
-        finally:
-            process.kill()
+def users_can_make_them() -> bool:
+    """Return whether an ordinary user can: not in a chroot (user_namespaces(7)), and not where the host forbids it."""
+    return subprocess.run([*AS_USER, "true"], check=False, capture_output=True).returncode == 0
 
 
 @contextmanager
