@@ -56,7 +56,7 @@ def _plane_of_module() -> Iterator[Plane]:
 
 @pytest.fixture
 def abroad() -> Iterator[Path]:
-    """Return another network namespace; the programs do not see who has made it."""
+    """Return another network namespace; which user made it is nothing that the programs see."""
     with namespaces.by_process() as found:
         yield found
 
