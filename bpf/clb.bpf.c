@@ -484,13 +484,10 @@ CLB_FUNCTION int clb_ends(struct bpf_sock_ops *ctx, const struct clb_record *rec
  * the flag is tested, which a request for an incoming connection does not have. */
 CLB_FUNCTION int clb_sets_timer(struct bpf_sock_ops *ctx)
 {
+	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
-	struct bpf_sock *sk;
 	__u64 cookie;
 
-	if (!(ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTO_CB_FLAG))
-		return 0;
-	sk = ctx->sk;
 	if (!sk)
 		return 0;
 	cookie = clb_cookie_of(ctx, sk);
@@ -564,12 +561,12 @@ int clb_sock_ops(struct bpf_sock_ops *ctx)
 {
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		clb_leaves(ctx);
-	else if (ctx->op == BPF_SOCK_OPS_TIMEOUT_INIT)
-		clb_sets_timer(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_STATE_CB)
 		clb_changes_state(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_RTO_CB)
 		clb_waits(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_TIMEOUT_INIT && ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTO_CB_FLAG)
+		clb_sets_timer(ctx);
 	return 1;
 }
 
