@@ -17,16 +17,25 @@ def endpoint(address: Address, port: int) -> tuple[socket.AddressFamily, tuple[s
     return socket.AF_INET if is_ipv4(address) else socket.AF_INET6, (format_address(address), port)
 
 
-async def tcp_connect(address: Address, port: int) -> None:
-    """Connect and reset. On the wire that is SYN, SYN-ACK, RST: the server's application accepts nothing.
+def hide(connection: socket.socket) -> None:
+    """Keep a connect from the application of the server, if the socket is closed as soon as it is connected.
 
-    The kernel delays the ACK, so that the reset comes first (TCP_QUICKACK in tcp(7)).
+    The kernel delays the ACK, so that the reset of close(2) comes first (TCP_QUICKACK in tcp(7)). HAProxy's checks do
+    the same.
+
+    :raises OSError: if the kernel refuses it.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
+
+async def tcp_connect(address: Address, port: int) -> None:
+    """Connect and reset, which is SYN, SYN-ACK and RST on the wire.
 
     :raises OSError: if the server refuses it, or it cannot be sent. The caller limits the time.
     """
     family, name = endpoint(address, port)
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.settimeout(0)
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        probe.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        hide(probe)
         await asyncio.get_running_loop().sock_connect(probe, name)

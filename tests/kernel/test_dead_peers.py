@@ -21,7 +21,7 @@ from clb_discovery.datapath import probe
 from clb_discovery.layout.structs import FEATURE_OPTIONS
 from clb_discovery.model.servers import PassiveHealth
 from tests.support.namespaces import by_mount, inside
-from tests.support.plane import NO_TRACKING, OBJECTS, Plane, loaded_plane, virtual_server
+from tests.support.plane import NO_TRACKING, Plane, default_plane, virtual_server
 from tests.support.sidecar import clb
 from tests.support.transparency import MPTCP_ENABLED, PORT, SIDES, Side, multipath
 
@@ -46,6 +46,7 @@ KEPT: Final = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
 )
 """Options that decide when a connection is dead."""
+_plane_of_module = default_plane  # only its programs can do this
 
 
 class Host:
@@ -93,13 +94,6 @@ def side(request: pytest.FixtureRequest) -> Side:
     """Return each way in which applications address virtual servers."""
     found: Side = request.param
     return found
-
-
-@pytest.fixture(scope="module")
-def _plane_of_module() -> Iterator[Plane]:
-    """Load the object with all that this kernel offers: only its programs can do this."""
-    with loaded_plane(OBJECTS[0]) as found:
-        yield found
 
 
 def publish(plane: Plane, side: Side, health: PassiveHealth, dead_after_ms: int) -> None:

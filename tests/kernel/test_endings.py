@@ -14,7 +14,7 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -32,7 +32,7 @@ from tests.support.cgroups import inside
 from tests.support.heard import heard
 from tests.support.kernel_objects import foreign_denial, foreign_filter
 from tests.support.moody import MoodyServer, moody_servers
-from tests.support.plane import OBJECTS, Plane, loaded_plane, real, virtual_server
+from tests.support.plane import Plane, default_plane, real, virtual_server
 from tests.support.process import running, wait_until
 from tests.support.router import ERRORS, host_behind, router
 from tests.support.sockets import RESET, Target, outcome
@@ -63,13 +63,7 @@ SYN_SENT: Final = 2
 KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
 TELLS_ICMP: Final = KERNEL >= (6, 11)
 """In older kernels without a backport, programs see an ICMP error as a shutdown."""
-
-
-@pytest.fixture(scope="module")
-def _plane_of_module() -> Iterator[Plane]:
-    """Load the default object of this kernel; that of older kernels is tested there (`make test-kernels`)."""
-    with loaded_plane(OBJECTS[0]) as found:
-        yield found
+_plane_of_module = default_plane
 
 
 @pytest.fixture(params=SIDES, ids=[side.name for side in SIDES])

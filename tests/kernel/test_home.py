@@ -32,7 +32,7 @@ from tests.support.heard import heard
 from tests.support.loading import loader_of_tests, loading
 from tests.support.moody import MoodyServer, moody_servers
 from tests.support.pace import patient
-from tests.support.plane import HOST, OBJECTS, VIP4, Plane, loaded_plane, real, target_of, unused, virtual_server
+from tests.support.plane import HOST, VIP4, Plane, default_plane, real, target_of, unused, virtual_server
 from tests.support.process import wait_until
 from tests.support.router import host_behind, router
 from tests.support.sidecar import load
@@ -45,13 +45,7 @@ MANY: Final = 40
 """After so many connects each of two servers was drawn, except in less than one run of 10^11."""
 SOME: Final = 6
 """Twice as many failures as eject a server."""
-
-
-@pytest.fixture(scope="module")
-def _plane_of_module() -> Iterator[Plane]:
-    """Load the default object of this kernel; that of older kernels is tested there (`make test-kernels`)."""
-    with loaded_plane(OBJECTS[0]) as found:
-        yield found
+_plane_of_module = default_plane
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +15,7 @@ import pytest
 from clb_discovery.layout.elements import NO_WORD, Change, ChangeKind, Server, unpack_steering
 from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer
 from tests.support.moody import MoodyServer, moody_servers
-from tests.support.plane import HOST, OBJECTS, VIP4, Plane, loaded_plane, real, target_of, virtual_server
+from tests.support.plane import HOST, VIP4, Plane, default_plane, real, target_of, virtual_server
 from tests.support.process import wait_until
 
 MS: Final = 1_000_000
@@ -31,13 +31,7 @@ EVERY_SCHEDULER: Final = pytest.mark.parametrize(
     [(algorithm, size) for algorithm in Algorithm for size in (2, 5, 20)],
 )
 """In small and in large tiers, in one row and in several."""
-
-
-@pytest.fixture(scope="module")
-def _plane_of_module() -> Iterator[Plane]:
-    """Load the default object of this kernel; that of older kernels is tested there (`make test-kernels`)."""
-    with loaded_plane(OBJECTS[0]) as found:
-        yield found
+_plane_of_module = default_plane
 
 
 def pool_of(size: int, *, tiers: int = 1) -> list[RealServer]:

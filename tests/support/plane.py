@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+import pytest
+
 from clb_discovery.datapath import bpf, probe
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import bcc, libbpf, loader
@@ -188,6 +190,16 @@ def loaded_plane(which: str) -> Iterator[Plane]:
             _replace_programs(pins, which)
         maps = stack.enter_context(Maps(pins))
         yield Plane(instance, cgroup, which, maps, stack.enter_context(socket_maker(cgroup)))
+
+
+@pytest.fixture(scope="module")
+def default_plane() -> Iterator[Plane]:
+    """Load the default object of this kernel only, for files that assign it to `_plane_of_module`.
+
+    The object of older kernels is tested on them (`make test-kernels`).
+    """
+    with loaded_plane(OBJECTS[0]) as found:
+        yield found
 
 
 def _replace_programs(pins: Pins, which: str) -> None:

@@ -1,28 +1,23 @@
-"""A probe: a TCP connect to a real server, of which the application there learns nothing.
-
-It is that of HAProxy's checks. Without TCP_QUICKACK the kernel delays the last part of the handshake, and a close with
-SO_LINGER 0 replaces it by a reset: SYN, SYN-ACK, RST. So the server's accept(2) does not return.
-"""
+"""A probe: a TCP connect to a real server, of which the application there learns nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import Final
 
-from clb_discovery.model.address import Address, format_address, is_ipv4
+from clb_discovery.checks.connect import endpoint, hide
+from clb_discovery.model.address import Address
 
 LIMIT: Final = 0.9
 """Seconds after which silence is an answer: the programs suspect a server for a second."""
 SECOND_TRY: Final = 0.3
 """Seconds until a second SYN, from another port, in case that the network has lost the first one."""
 
-_RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, after 0 seconds
 _FROM_THERE: Final = frozenset(
     {
         errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH,
@@ -30,8 +25,6 @@ _FROM_THERE: Final = frozenset(
     }
 )  # fmt: skip
 """Errors of a connect that is under way, which are answers of the server or of the network (RST and ICMP)."""
-
-_Target = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Result(StrEnum):
@@ -49,7 +42,7 @@ async def probe(address: Address, port: int, *, twice: bool = True) -> Result:
     :param twice: try again if there is no answer soon.
     """
     answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    family, target = _target(address, port)
+    family, target = endpoint(address, port)
     with _trying(family, target, answer):
         await asyncio.wait([answer], timeout=SECOND_TRY if twice else LIMIT)
         if answer.done() or not twice:
@@ -60,7 +53,7 @@ async def probe(address: Address, port: int, *, twice: bool = True) -> Result:
 
 
 @contextmanager
-def _trying(family: socket.AddressFamily, target: _Target, answer: asyncio.Future[Result]) -> Iterator[None]:
+def _trying(family: socket.AddressFamily, target: tuple[str, int], answer: asyncio.Future[Result]) -> Iterator[None]:
     """Connect while the block runs; the connection ends as soon as its result is known."""
     loop = asyncio.get_running_loop()
     try:
@@ -90,10 +83,9 @@ def _trying(family: socket.AddressFamily, target: _Target, answer: asyncio.Futur
             sock.close()
 
 
-def _begin(sock: socket.socket, target: _Target) -> int:
+def _begin(sock: socket.socket, target: tuple[str, int]) -> int:
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        hide(sock)
         return sock.connect_ex(target)
     except OSError as error:
         return error.errno or errno.EIO
@@ -118,8 +110,3 @@ def _late(error: int, sock: socket.socket) -> Result:
 def _answer(answer: asyncio.Future[Result], result: Result) -> None:
     if not answer.done():
         answer.set_result(result)
-
-
-def _target(address: Address, port: int) -> tuple[socket.AddressFamily, _Target]:
-    host = format_address(address)
-    return (socket.AF_INET, (host, port)) if is_ipv4(address) else (socket.AF_INET6, (host, port, 0, 0))

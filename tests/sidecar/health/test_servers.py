@@ -7,56 +7,27 @@ from typing import Any
 
 import pytest
 
-from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Change, ChangeKind, Server, Steering
+from clb_discovery.layout import elements
+from clb_discovery.layout.elements import Change, ChangeKind, Steering
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.servers import PassiveHealth
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.sidecar.health import servers
 from clb_discovery.sidecar.health.cases import Kind, News, Terms
+from tests.support.fake_servers import HEALTHY, FakeServers
 from tests.support.plane import real
 
 VIP = parse_vip("10.64.0.1:80")
 KEY = elements.pack_vip(VIP)
 ONE, TWO = (elements.pack_member(KEY, real(f"10.0.0.{host}:80")) for host in (1, 2))
 LEFT = elements.pack_member(KEY, real("10.0.0.9:80"))
-HEALTHY = elements.unpack_server(elements.NEW_SERVER)._replace(began=1)
 TERMS = Terms(5_000_000_000, 60_000_000_000)
-
-
-class FakeMaps:
-    """The elements of four servers; the refusal has index 0, and index 3 is free."""
-
-    def __init__(self) -> None:
-        self.servers: list[Server] = [HEALTHY] * 4
-        self.said = [Steering(0, 0)] * 4
-
-    def raw_server(self, index: int) -> bytes:
-        """Return one server."""
-        return structs.SERVER.struct.pack(*self.servers[index])
-
-    def raw_servers(self, count: int) -> bytes:
-        """Return the first ones."""
-        return b"".join(map(self.raw_server, range(count)))
-
-    def raw_steering(self, count: int) -> bytes:
-        """Return what was said of the first ones."""
-        return b"".join(map(elements.pack_steering, self.said[:count]))
-
-    def steering(self, index: int) -> Steering:
-        """Return what was said of one."""
-        return self.said[index]
-
-    def steer(self, said: dict[int, Steering]) -> None:
-        """Say something of some."""
-        for index, one in said.items():
-            self.said[index] = one
 
 
 @pytest.fixture
 def maps() -> Any:  # noqa: ANN401 - it is no `Maps`
-    """Return maps with healthy servers."""
-    return FakeMaps()
+    """Return maps with four healthy servers; the refusal has index 0, and index 3 is free."""
+    return FakeServers(4)
 
 
 def installed(health: PassiveHealth | None = None, vip: str = "10.64.0.1:80") -> Installed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -13,9 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from clb_discovery.layout import elements
-from clb_discovery.layout.elements import Change, ChangeKind, Server, Steering
+from clb_discovery.layout.elements import Change, ChangeKind, Steering
 from clb_discovery.layout.installed import Installed, Published
-from clb_discovery.layout.structs import CHANGE, SERVER
+from clb_discovery.layout.structs import CHANGE
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model.servers import PassiveHealth
 from clb_discovery.model.text_forms import parse_vip
@@ -23,12 +23,12 @@ from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.health import watch
 from clb_discovery.sidecar.health.probe import Result
 from clb_discovery.sidecar.health.watch import HealthWatch
+from tests.support.fake_servers import HEALTHY, FakeServers
 from tests.support.moody import moody_servers
 from tests.support.pace import patient
 from tests.support.plane import real
 
 VIP: Final = parse_vip("10.64.0.1:80")
-HEALTHY: Final = elements.unpack_server(elements.NEW_SERVER)._replace(began=1)
 HEALTH: Final = PassiveHealth(eject_first_ms=1_000, eject_most_ms=1_000)
 
 
@@ -65,17 +65,16 @@ def _cut(data: bytes) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
-class World:
+class World(FakeServers):
     """Maps with servers from index 1 on, and the publisher that owns them."""
 
     def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(len(names) + 1)
         self.read, self._write = os.pipe()
         key = elements.pack_vip(VIP)
         members = {elements.pack_member(key, real(name)): index for index, name in enumerate(names, 1)}
         published = Published(1, 1, 0, (0,), None, (), HEALTH, None, members)
         self.installed = Installed({VIP: published}, top=len(names) + 1)
-        self.servers: list[Server] = [HEALTHY] * (len(names) + 1)
-        self.said = [Steering(0, 0)] * (len(names) + 1)
         self.until = 0
         self.broken = False
         self.times_recreated = 0
@@ -98,28 +97,11 @@ class World:
         """Keep the lease."""
         self.until = moment
 
-    def raw_server(self, index: int) -> bytes:
-        """Return one server."""
-        return SERVER.struct.pack(*self.servers[index])
-
-    def raw_servers(self, count: int) -> bytes:
-        """Return the first ones."""
-        return b"".join(map(self.raw_server, range(count)))
-
-    def raw_steering(self, count: int) -> bytes:
-        """Return what was said of the first ones."""
-        return b"".join(map(elements.pack_steering, self.said[:count]))
-
-    def steering(self, index: int) -> Steering:
-        """Return what was said of one."""
-        return self.said[index]
-
-    def steer(self, said: dict[int, Steering]) -> None:
-        """Say something of some."""
+    def steer(self, said: Mapping[int, Steering]) -> None:
+        """Say something of some, unless that is broken."""
         if self.broken:
             raise PermissionError(1, "Operation not permitted")
-        for index, one in said.items():
-            self.said[index] = one
+        super().steer(said)
 
     def report(self, kind: ChangeKind, index: int = 1) -> None:
         """Report something of a server."""
