@@ -50,7 +50,8 @@ static __always_inline int clb_is_followed(const struct clb_request *request)
 {
 	const struct clb_virtual *pool = request->search.pool;
 
-	return pool->flags & CLB_COUNT_ACTIVE || clb_is_watched(request) || pool->limit_ms || pool->dead_after_ms;
+	return pool->flags & CLB_COUNT_ACTIVE || clb_is_watched(request) || pool->connect_timeout_ms ||
+	       pool->dead_after_ms;
 }
 
 /* Whether no program sees the end of a TCP socket: nothing follows its state, and it is one of the kernel's own, which
@@ -419,7 +420,8 @@ CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
 		clb_release(&record, cookie);
 		return 0;
 	}
-	if (!(socket->counts || socket->watched || socket->started || socket->limit_ms || socket->dead_after_ms))
+	if (!(socket->counts || socket->watched || socket->started || socket->connect_timeout_ms ||
+	      socket->dead_after_ms))
 		return 0;
 	socket->at = clb_ticks();
 	clb_count_in(&record, cookie);
@@ -491,8 +493,8 @@ CLB_FUNCTION int clb_sets_timer(struct bpf_sock_ops *ctx)
 	if (!sk)
 		return 0;
 	cookie = clb_cookie_of(ctx, sk);
-	if (cookie && clb_find_record(sk, cookie, &record) && record.socket->limit_ms)
-		ctx->reply = clb_first_timer(record.socket->limit_ms);
+	if (cookie && clb_find_record(sk, cookie, &record) && record.socket->connect_timeout_ms)
+		ctx->reply = clb_first_timer(record.socket->connect_timeout_ms);
 	return 0;
 }
 
@@ -512,7 +514,7 @@ CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
 		return 0;
 	if (expired)
 		record.socket->expired = 1;
-	else if (record.socket->limit_ms)
+	else if (record.socket->connect_timeout_ms)
 		clb_bring_forward(ctx, record.socket, repeated);
 	if (is_kept)
 		record.socket->at = 0;

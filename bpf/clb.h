@@ -178,7 +178,7 @@ struct clb_virtual {
 	__u32 eject_most_ms;   /* longest ejection */
 	__u32 refusal;         /* index of the server that counts refused connects and turns */
 	__u32 silent_after_ms; /* a connect that is given up fails if it was unanswered for so long; 0: never */
-	__u32 limit_ms;        /* a TCP connect that is not answered for so long ends with ETIMEDOUT; 0: no limit */
+	__u32 connect_timeout_ms; /* a TCP connect that is not answered for so long ends with ETIMEDOUT; 0: no limit */
 	__u32 dead_after_ms; /* a TCP connection whose peer does not answer for so long is closed; 0: the kernel decides */
 	__u32 zero[5];       /* room for more limits */
 };
@@ -291,9 +291,9 @@ struct clb_socket {
 	__u8 follows; /* the flags of bpf_sock_ops_cb_flags that we have set for it on the socket */
 	__u8 expired; /* 1: its last timer has run out */
 	__u32 at; /* when its SYN left, in ticks of the kernel (jiffies); 0: not, or not known to have left this host */
-	__u32 limit_ms;      /* as in clb_virtual */
-	__u32 dead_after_ms; /* likewise */
-	__u8 repeats;        /* TCP_SYNCNT before we changed it on the socket; 0: we have not, or do not know */
+	__u32 connect_timeout_ms; /* as in clb_virtual */
+	__u32 dead_after_ms;      /* likewise */
+	__u8 repeats;             /* TCP_SYNCNT before we changed it on the socket; 0: we have not, or do not know */
 	__u8 room[3];
 };
 

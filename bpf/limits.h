@@ -73,7 +73,7 @@ static __always_inline int clb_set_option(struct bpf_sock_ops *ctx, int level, i
  * repetition is left: an earlier end of its own has come by then. */
 static __always_inline void clb_bring_forward(struct bpf_sock_ops *ctx, struct clb_socket *socket, int repeated)
 {
-	int repeats = clb_timers_of(socket->limit_ms).repeats, own = 0;
+	int repeats = clb_timers_of(socket->connect_timeout_ms).repeats, own = 0;
 	int is_known = !clb_get_option(ctx, CLB_SOL_TCP, CLB_TCP_SYNCNT, &own);
 
 	if (is_known ? repeated || own <= repeats : repeated + 1 != repeats)

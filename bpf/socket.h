@@ -235,7 +235,7 @@ static __always_inline int clb_fill(const struct clb_record *record, __u64 cooki
 	socket->follows = 0;
 	socket->expired = 0;
 	socket->at = 0;
-	socket->limit_ms = pool->limit_ms;
+	socket->connect_timeout_ms = pool->connect_timeout_ms;
 	socket->dead_after_ms = pool->dead_after_ms;
 	socket->repeats = 0;
 	if (request->asked.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */

@@ -59,7 +59,7 @@ class Virtual(NamedTuple):
     eject_most_ms: int
     refusal: int
     silent_after_ms: int
-    limit_ms: int
+    connect_timeout_ms: int
     dead_after_ms: int
 
 
@@ -154,7 +154,7 @@ class Socket(NamedTuple):
     follows: int
     expired: int
     at: int
-    limit_ms: int
+    connect_timeout_ms: int
     dead_after_ms: int
     repeats: int
 

@@ -88,7 +88,7 @@ def passive_health_of(virtual: Virtual) -> PassiveHealth | None:
         eject_first_ms=virtual.eject_first_ms,
         eject_most_ms=virtual.eject_most_ms,
         silent_after_ms=virtual.silent_after_ms,
-        connect_timeout_ms=virtual.limit_ms,
+        connect_timeout_ms=virtual.connect_timeout_ms,
         dead_after_ms=virtual.dead_after_ms,
         checked=bool(virtual.flags & structs.STEERED),
         suspicion=bool(virtual.flags & structs.SUSPECTS),

@@ -110,7 +110,7 @@ VIRTUAL: Final = Record(
     ("eject_most_ms", "I"),
     ("refusal", "I"),
     ("silent_after_ms", "I"),
-    ("limit_ms", "I"),
+    ("connect_timeout_ms", "I"),
     ("dead_after_ms", "I"),
     ("zero", "20x"),
 )
@@ -181,7 +181,7 @@ SOCKET: Final = Record(
     ("follows", "B"),
     ("expired", "B"),
     ("at", "I"),
-    ("limit_ms", "I"),
+    ("connect_timeout_ms", "I"),
     ("dead_after_ms", "I"),
     ("repeats", "B"),
     ("room", "3x"),

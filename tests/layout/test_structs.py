@@ -112,7 +112,7 @@ def test_a_virtual_server_in_bytes() -> None:
         eject_most_ms=60_000,
         refusal=70_000,
         silent_after_ms=200,
-        limit_ms=5_000,
+        connect_timeout_ms=5_000,
         dead_after_ms=15_000,
     )
     numbers = (
@@ -304,7 +304,7 @@ def test_a_record_in_bytes() -> None:
         follows=5,
         expired=1,
         at=6,
-        limit_ms=200,
+        connect_timeout_ms=200,
         dead_after_ms=3_000,
         repeats=6,
     )
