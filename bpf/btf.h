@@ -29,17 +29,27 @@ static __always_inline int clb_is_of_kernel(struct bpf_sock *sk)
 	return !inside || BPF_CORE_READ_BITFIELD(inside, sk_kern_sock);
 }
 
-/* The cookie of a TCP socket; 0 if it has none, and so no record. The helper for cookies would make one. */
-static __always_inline __u64 clb_cookie_of(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+/* The cookie of a TCP socket, and whether the kernel itself has made it; 0 if it has no cookie, and so no record. The helper
+ * for cookies would make one. */
+static __always_inline __u64 clb_cookie_of(struct bpf_sock_ops *ctx, struct bpf_sock *sk, int *is_of_kernel)
 {
 	const struct sock *inside = (const struct sock *)bpf_skc_to_tcp_sock(sk);
 
 	(void)ctx;
-	return inside ? inside->__sk_common.skc_cookie.counter : 0;
+	if (!inside)
+		return 0;
+	*is_of_kernel = BPF_CORE_READ_BITFIELD(inside, sk_kern_sock);
+	return inside->__sk_common.skc_cookie.counter;
 }
 #else
 #define clb_is_of_kernel(sk) ((void)(sk), 1)
-#define clb_cookie_of(ctx, sk) bpf_get_socket_cookie(ctx)
+
+static __always_inline __u64 clb_cookie_of(struct bpf_sock_ops *ctx, struct bpf_sock *sk, int *is_of_kernel)
+{
+	(void)sk;
+	*is_of_kernel = 1;
+	return bpf_get_socket_cookie(ctx);
+}
 #endif
 
 #endif

@@ -116,8 +116,6 @@ struct clb_scale {
 	__u32 zeros;      /* servers of weight 0, including ejected ones */
 	__u32 zeros_left; /* usable servers of weight 0 */
 	__u32 found_zero; /* slot of the server chosen among these */
-	__u32 bits;       /* slots of this row that are in the tier */
-	__u32 usable;     /* slots of this row that are not ejected */
 };
 
 /* Whether the last added part is chosen, with the probability of its share of the whole. */
@@ -146,19 +144,19 @@ static __always_inline void clb_weigh_slot(struct clb_scale *scale, __u32 weight
 static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 {
 	const struct clb_virtual *pool = clb_lookup(clb_virtual, &scale->index);
-	__u32 at = scale->at + turn * CLB_ROW, column;
+	__u32 at = scale->at + turn * CLB_ROW, column, bits, usable;
 	struct clb_row *row = pool ? clb_next_row(pool->generation, pool->row, at) : 0;
 
 	if (!row)
 		return 1;
-	scale->bits = clb_bits_between(at, scale->first, scale->first + scale->tier);
-	scale->usable = clb_bits_usable(row, bpf_ktime_get_ns(), clb_is_steered(pool), ~0ULL);
-	clb_forget(scale->bits); /* otherwise the verifier follows each possible value */
-	clb_forget(scale->usable);
+	bits = clb_bits_between(at, scale->first, scale->first + scale->tier);
+	usable = clb_bits_usable(row, bpf_ktime_get_ns(), clb_is_steered(pool), ~0ULL);
+	clb_forget(bits); /* otherwise the verifier follows each possible value */
+	clb_forget(usable);
 	for (column = 0; column < CLB_ROW; column++) {
 		clb_opaque(column);
-		if (scale->bits >> column & 1)
-			clb_weigh_slot(scale, clb_slot_at(row, column)->weight, scale->usable >> column & 1,
+		if (bits >> column & 1)
+			clb_weigh_slot(scale, clb_slot_at(row, column)->weight, usable >> column & 1,
 				       at / CLB_ROW * CLB_ROW + column);
 	}
 	return 0;
@@ -329,9 +327,13 @@ static __always_inline int clb_schedule(struct bpf_sock_addr *ctx, struct clb_re
 	search->pool = pool;
 	search->first = 0;
 	search->tier = pool->tier;
-	search->home = clb_is_home(ctx, pool);
+	search->home = CLB_CAN_JUDGE_LATE || !pool->eject_after ? -1 : clb_is_home(ctx);
 	if (!clb_choose(request, clb_draw(search)))
 		return 0;
+	if (!clb_may_be_out(pool, request->server))
+		return 1;
+	if (CLB_CAN_JUDGE_LATE)
+		search->home = clb_is_home(ctx);
 	if (clb_takes(pool, request->server, request->to.server, search->home))
 		return 1;
 	found = clb_elsewhere(index, search->by_chance, search->home, search->turns);

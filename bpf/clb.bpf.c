@@ -72,7 +72,7 @@ enum clb_way {
 /* connect(2) to what may be a VIP.
  *
  * hash is that of the address. */
-CLB_FUNCTION enum clb_way clb_connect(struct bpf_sock_addr *ctx, struct clb_request *request, __u64 hash)
+CLB_HOT enum clb_way clb_connect(struct bpf_sock_addr *ctx, struct clb_request *request, __u64 hash)
 {
 	struct bpf_sock *sk = ctx->sk;
 	__u64 cookie = bpf_get_socket_cookie(ctx);
@@ -402,17 +402,17 @@ static __always_inline int clb_is_peer(const struct bpf_sock *sk, const struct c
 #define CLB_FOLLOWS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG)
 
 /* The SYN of a TCP connect is sent: follow its state changes, if anything needs them. */
-CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
+CLB_HOT int clb_leaves(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
 	struct clb_socket *socket;
 	__u64 cookie;
-	int missing;
+	int is_of_kernel = 0, missing;
 
 	if (!sk)
 		return 0;
-	cookie = clb_cookie_of(ctx, sk);
+	cookie = clb_cookie_of(ctx, sk, &is_of_kernel);
 	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	socket = record.socket;
@@ -433,12 +433,12 @@ CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
 	return 0;
 }
 
-static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
+static __always_inline void clb_arrives(struct bpf_sock_ops *ctx, struct clb_socket *socket, __u64 cookie)
 {
 	struct clb_server *server = socket->watched ? clb_server_since(&socket->server, socket->began) : 0;
 
 	if (server)
-		clb_succeeded(server, socket->server);
+		clb_succeeded(ctx, server, socket->server);
 	if (socket->started) {
 		clb_report_outcome(cookie, &socket->member, socket->started, CLB_EVENT_ESTABLISHED, CLB_CAUSE_NONE);
 		socket->started = 0;
@@ -468,33 +468,43 @@ static __always_inline __u32 clb_cause_of(const struct bpf_sock_ops *ctx, const 
 	return ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTO_CB_FLAG ? CLB_CAUSE_UNREACHABLE : CLB_CAUSE_UNKNOWN;
 }
 
-/* A followed socket is closed, but not by close(2). If it was never established, its connect has ended early. */
-CLB_FUNCTION int clb_ends(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie, __u32 before)
+/* Release the record of a TCP connect that ends before it is established. */
+static __always_inline void clb_finish(void *ctx, const struct clb_record *record, __u64 cookie, __u32 cause)
 {
-	__u32 cause = CLB_CAUSE_NONE;
+	int is_judge = cause && clb_is_judge(ctx);
 	struct clb_sent sent;
-	int early = before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV;
 
-	if (early)
-		cause = clb_cause_of(ctx, record->socket);
-	if (clb_take(record, cookie, &sent) && early)
-		clb_ended_early(&sent, cookie, cause);
+	if (!clb_take(record, cookie, &sent))
+		return;
+	if (!is_judge)
+		sent.watched = 0;
+	clb_ended_early(&sent, cookie, cause);
+}
+
+/* A followed socket is closed, but not by close(2). If it was never established, its connect has ended early. */
+CLB_HOT int clb_ends(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie, __u32 before)
+{
+	if (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV)
+		clb_finish(ctx, record, cookie, clb_cause_of(ctx, record->socket));
+	else
+		clb_release(record, cookie);
 	return 0;
 }
 
 /* The kernel asks how long the first timer of a SYN is; before the first one, and again at each. Of sockets elsewhere only
  * the flag is tested, which a request for an incoming connection does not have. */
-CLB_FUNCTION int clb_sets_timer(struct bpf_sock_ops *ctx)
+CLB_HOT int clb_sets_timer(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
 	__u64 cookie;
+	int is_of_kernel = 0;
 
 	if (!sk)
 		return 0;
-	cookie = clb_cookie_of(ctx, sk);
+	cookie = clb_cookie_of(ctx, sk, &is_of_kernel);
 	if (cookie && clb_find_record(sk, cookie, &record) && record.socket->connect_timeout_ms)
-		ctx->reply = clb_first_timer(record.socket->connect_timeout_ms);
+		ctx->reply = clb_timers_of(record.socket->connect_timeout_ms).first;
 	return 0;
 }
 
@@ -506,10 +516,11 @@ CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
 	__u64 cookie;
+	int is_of_kernel = 0;
 
 	if (ctx->state != BPF_TCP_SYN_SENT || !sk)
 		return 0;
-	cookie = clb_cookie_of(ctx, sk);
+	cookie = clb_cookie_of(ctx, sk, &is_of_kernel);
 	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	if (expired)
@@ -522,10 +533,9 @@ CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
 }
 
 /* Remove the flags that we have set on a socket in this state; see clb_changes_state. */
-static __always_inline void clb_follows_no_longer(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u32 follows,
-						  __u32 state)
+static __always_inline void clb_follows_no_longer(struct bpf_sock_ops *ctx, __u32 follows, int is_followed_on)
 {
-	if (follows && state != BPF_TCP_CLOSE && clb_is_of_kernel(sk))
+	if (is_followed_on)
 		follows &= BPF_SOCK_OPS_RTO_CB_FLAG;
 	if (follows)
 		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~follows);
@@ -533,16 +543,17 @@ static __always_inline void clb_follows_no_longer(struct bpf_sock_ops *ctx, stru
 
 /* Once a connection is established, close(2) is what ends it for us, and its states are of no interest: each one would
  * cost a run of this program. The kernel's own sockets have no close(2), so they are followed to TCP_CLOSE. */
-CLB_FUNCTION int clb_changes_state(struct bpf_sock_ops *ctx)
+CLB_HOT int clb_changes_state(struct bpf_sock_ops *ctx)
 {
 	__u32 before = ctx->args[0], after = ctx->args[1], follows;
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
 	__u64 cookie;
+	int is_of_kernel = 0;
 
 	if ((after != BPF_TCP_ESTABLISHED && after != BPF_TCP_CLOSE) || !sk)
 		return 0;
-	cookie = clb_cookie_of(ctx, sk);
+	cookie = clb_cookie_of(ctx, sk, &is_of_kernel);
 	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	follows = record.socket->follows;
@@ -552,9 +563,9 @@ CLB_FUNCTION int clb_changes_state(struct bpf_sock_ops *ctx)
 	} else {
 		if (record.socket->dead_after_ms)
 			clb_guard(ctx, record.socket->dead_after_ms);
-		clb_arrives(record.socket, cookie);
+		clb_arrives(ctx, record.socket, cookie);
 	}
-	clb_follows_no_longer(ctx, sk, follows, after);
+	clb_follows_no_longer(ctx, follows, is_of_kernel && after != BPF_TCP_CLOSE);
 	return 0;
 }
 
@@ -573,12 +584,12 @@ int clb_sock_ops(struct bpf_sock_ops *ctx)
 }
 
 /* A connect is given up by close(2), before it was established. */
-CLB_FUNCTION int clb_gives_up(const struct clb_record *record, __u64 cookie, __u32 cause)
+CLB_FUNCTION int clb_gives_up(struct bpf_sock *ctx, const struct clb_record *record, __u64 cookie, __u32 cause)
 {
-	struct clb_sent sent;
-
-	if (clb_take(record, cookie, &sent) && sent.member.vip.protocol == CLB_PROTOCOL_TCP)
-		clb_ended_early(&sent, cookie, cause);
+	if (record->socket->member.vip.protocol == CLB_PROTOCOL_TCP)
+		clb_finish(ctx, record, cookie, cause);
+	else
+		clb_release(record, cookie);
 	return 0;
 }
 
@@ -592,9 +603,9 @@ int clb_sock_release(struct bpf_sock *ctx)
 	if (!clb_find_record(ctx, cookie, &record))
 		return CLB_ALLOW;
 	if (ctx->state == BPF_TCP_SYN_SENT)
-		clb_gives_up(&record, cookie, CLB_CAUSE_SILENT);
+		clb_gives_up(ctx, &record, cookie, CLB_CAUSE_SILENT);
 	else if (record.socket->started)
-		clb_gives_up(&record, cookie, CLB_CAUSE_NONE);
+		clb_gives_up(ctx, &record, cookie, CLB_CAUSE_NONE);
 	else
 		clb_release(&record, cookie);
 	return CLB_ALLOW;

@@ -287,7 +287,7 @@ struct clb_socket {
 	__be16 asked; /* the port that the application connected to, which a wildcard VIP lacks */
 	__u16 rank;   /* of its tier when it was sent */
 	__u8 counts;  /* 1: its virtual server has CLB_COUNT_ACTIVE */
-	__u8 watched; /* 1: its virtual server ejects, and its network namespace is home */
+	__u8 watched; /* 1: its outcome may change the health of its server */
 	__u8 follows; /* the flags of bpf_sock_ops_cb_flags that we have set for it on the socket */
 	__u8 expired; /* 1: its last timer has run out */
 	__u32 at; /* when its SYN left, in ticks of the kernel (jiffies); 0: not, or not known to have left this host */

@@ -24,20 +24,26 @@ struct clb_sent {
 /* How long a server is suspect without a word from the sidecar. */
 #define CLB_SUSPICION (1000 * CLB_NS_PER_MS)
 
-/* -1 if a connect to this pool is from home; 0 if it is foreign. No branch decides, because the verifier would follow each
- * value through all that comes next. */
-static __always_inline __s32 clb_is_home(struct bpf_sock_addr *ctx, const struct clb_virtual *pool)
+/* -1 if the network namespace of this context is home, or if that is not known; 0 if it is foreign. No branch decides,
+ * because the verifier would follow each value through all that comes next. */
+CLB_FUNCTION __s32 clb_is_home(void *ctx)
 {
 	__u32 index = 0;
 	struct clb_home *home = clb_lookup(clb_home, &index);
 	__u64 other;
 
-	if (!pool->eject_after || !home)
+	if (!home)
 		return -1;
 	other = (bpf_get_netns_cookie(ctx) ^ home->namespace) & home->known;
 	other = (other >> 1 | (other & 1)) - 1;
 	clb_opaque(other);
 	return (__s64)other >> 63;
+}
+
+/* Whether outcomes in the network namespace of this context count, of connects whose record is watched. */
+static __always_inline int clb_is_judge(void *ctx)
+{
+	return !CLB_CAN_JUDGE_LATE || clb_is_home(ctx);
 }
 
 /* Learn the network namespace of the loader, whose socket this is. */
@@ -128,15 +134,18 @@ CLB_GLOBAL int clb_takes_now(__u32 index, __u32 hold_ms, __u32 most_ms, __u32 st
 	return takes;
 }
 
+/* Whether a server may be out: most are not, and then nothing else needs to be known. */
+static __always_inline int clb_may_be_out(const struct clb_virtual *pool, const struct clb_server *server)
+{
+	return server && server->ejected_until | (pool->flags & CLB_STEERED);
+}
+
 /* Whether a server with this index takes a connect. */
 static __always_inline int clb_takes(const struct clb_virtual *pool, const struct clb_server *server, __u32 index,
 				     __s32 home)
 {
-	__u32 steered = pool->flags & CLB_STEERED;
-
-	if (!server || !(server->ejected_until | steered))
-		return 1;
-	return clb_takes_now(index, pool->eject_after ? pool->eject_first_ms : 0, pool->eject_most_ms, steered, home);
+	return !clb_may_be_out(pool, server) || clb_takes_now(index, pool->eject_after ? pool->eject_first_ms : 0,
+							      pool->eject_most_ms, pool->flags & CLB_STEERED, home);
 }
 
 /* Whether a server is kept away from connects now. For waits see clb_is_out_at. */
@@ -223,8 +232,8 @@ CLB_GLOBAL int clb_half_stays(__u32 index, __u32 first, __u32 tier, __u32 more)
 	return count.ejected * 2 <= count.counted;
 }
 
-/* Whether this many more servers of a tier may be ejected, or of the next one if the pool has lost that tier: always if there is a further tier to take over, else as long
- * as at most half of the tier is ejected. */
+/* Whether this many more servers of a tier may be ejected; if the pool has lost that tier, of the next one. They may if
+ * there is a further tier to take over, else as long as at most half of the tier is ejected. */
 CLB_FUNCTION int clb_may_eject(const struct clb_virtual *pool, __u32 index, __u16 rank, __u32 more)
 {
 	__u32 first = 0, tier = 0, turn;
@@ -379,8 +388,7 @@ static __always_inline int clb_was_silent(const struct clb_virtual *pool, const 
 }
 
 /* A connect ended before it was established, and its record is released. With CLB_CAUSE_SILENT it was given up, and its
- * time decides whether it has failed. With a function more on the way to a row of clb_overflow there are too many calls in
- * each other for the verifier. */
+ * time decides whether it has failed. */
 CLB_FUNCTION int clb_ended_early(const struct clb_sent *sent, __u64 cookie, __u32 cause)
 {
 	const struct clb_vip *vip = &sent->member.vip;
@@ -402,13 +410,13 @@ CLB_FUNCTION int clb_ended_early(const struct clb_sent *sent, __u64 cookie, __u3
 }
 
 /* A connect succeeded to the server with this index. */
-static __always_inline void clb_succeeded(struct clb_server *server, __u32 index)
+static __always_inline void clb_succeeded(struct bpf_sock_ops *ctx, struct clb_server *server, __u32 index)
 {
 	struct clb_steering *steering;
 	__u64 now, decided_at;
 	int returned = 0;
 
-	if (!server->in_row && !server->ejected_until)
+	if (!(server->in_row || server->ejected_until) || !clb_is_judge(ctx))
 		return;
 	steering = clb_lookup(clb_steering, &index);
 	if (!steering)

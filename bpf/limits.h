@@ -17,45 +17,37 @@
 #define CLB_TCP_SYNCNT 7
 #define CLB_TCP_USER_TIMEOUT 18
 
-#define CLB_LONGEST_TIMER_MS 1000  /* the kernel's own first timer (RFC 6298) */
 #define CLB_KEEPALIVE_DEFAULT 7200 /* seconds; RFC 1122 section 4.2.3.6 */
 
 /* The timers of a connect with a limit. */
 struct clb_timers {
-	__u32 repeats; /* TCP_SYNCNT: the smallest one that repeats the SYN within CLB_LONGEST_TIMER_MS */
-	__u32 lasts;   /* how long it lasts, in durations of the first timer */
+	__u32 first;   /* the first one, in ticks */
+	__u32 repeats; /* TCP_SYNCNT: the smallest one that repeats the SYN within a second */
 };
 
-#define clb_fits(limit_ms, repeats) ((limit_ms) <= CLB_LONGEST_TIMER_MS * clb_lasts(repeats))
+/* The first timer with this TCP_SYNCNT; 0 if the end of such a connect is not certain. */
+#define clb_first_timer(limit_ms, repeats) ((__u32)((limit_ms)*clb_pace(repeats) >> 32))
 
-static __always_inline struct clb_timers clb_timers_of(__u32 limit_ms)
+/* Whether it is at most the kernel's own first timer, which is a second (RFC 6298). */
+#define clb_fits(limit_ms, repeats) (clb_first_timer(limit_ms, repeats) - 1 < clb_longest)
+
+static __always_inline struct clb_timers clb_timers_of(__u64 limit_ms)
 {
 	if (clb_fits(limit_ms, 1))
-		return (struct clb_timers){ 1, clb_lasts(1) };
+		return (struct clb_timers){ clb_first_timer(limit_ms, 1), 1 };
 	if (clb_fits(limit_ms, 2))
-		return (struct clb_timers){ 2, clb_lasts(2) };
+		return (struct clb_timers){ clb_first_timer(limit_ms, 2), 2 };
 	if (clb_fits(limit_ms, 3))
-		return (struct clb_timers){ 3, clb_lasts(3) };
+		return (struct clb_timers){ clb_first_timer(limit_ms, 3), 3 };
 	if (clb_fits(limit_ms, 4))
-		return (struct clb_timers){ 4, clb_lasts(4) };
+		return (struct clb_timers){ clb_first_timer(limit_ms, 4), 4 };
 	if (clb_fits(limit_ms, 5))
-		return (struct clb_timers){ 5, clb_lasts(5) };
+		return (struct clb_timers){ clb_first_timer(limit_ms, 5), 5 };
 	if (clb_fits(limit_ms, 6))
-		return (struct clb_timers){ 6, clb_lasts(6) };
+		return (struct clb_timers){ clb_first_timer(limit_ms, 6), 6 };
 	if (clb_fits(limit_ms, 7))
-		return (struct clb_timers){ 7, clb_lasts(7) };
-	return (struct clb_timers){ 8, clb_lasts(8) };
-}
-
-/* The first timer of a connect with a limit, in ticks. The kernel rounds timers up, by an eighth at most, so it is a
- * little shorter. */
-static __always_inline __u32 clb_first_timer(__u32 limit_ms)
-{
-	__u64 ns = limit_ms * 1000000ULL;
-	__u32 ticks = ns / ((__u64)clb_timers_of(limit_ms).lasts * clb_tick_ns);
-
-	ticks -= ticks / 32;
-	return ticks ? ticks : 1;
+		return (struct clb_timers){ clb_first_timer(limit_ms, 7), 7 };
+	return (struct clb_timers){ clb_first_timer(limit_ms, 8), 8 };
 }
 
 static __always_inline int clb_get_option(struct bpf_sock_ops *ctx, int level, int name, int *value)

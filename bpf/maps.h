@@ -33,38 +33,42 @@ CLB_MAP(clb_counts, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, CLB_COUNTS, 0);
 CLB_RING(clb_events, CLB_EVENTS_BYTES);
 CLB_RING(clb_changes, CLB_CHANGES_BYTES);
 
-/* What the loader sets as it makes the maps: the number of buckets; the length of a tick of the kernel (jiffy); and how
- * long an unanswered connect with TCP_SYNCNT 1 to 8 lasts, in durations of its first timer; 0 if that is not certain. */
+/* What the loader sets as it makes the maps: the number of buckets; the length of a tick of the kernel (jiffy); the ticks
+ * of the longest first timer of a SYN; and the first timer of a connect with TCP_SYNCNT 1 to 8, in 2^-32 ticks for each
+ * millisecond of its limit, or 0 if its end is not certain. These values are for 250 ticks a second. */
 #ifndef CLB_TICK_NS
 #define CLB_TICK_NS 4000000
-#endif
-#ifndef CLB_LASTS_1
-#define CLB_LASTS_1 3
-#define CLB_LASTS_2 7
-#define CLB_LASTS_3 15
-#define CLB_LASTS_4 31
-#define CLB_LASTS_5 63
-#define CLB_LASTS_6 127
-#define CLB_LASTS_7 255
-#define CLB_LASTS_8 511
+#define CLB_LONGEST 242
+#define CLB_PACE_1 346729130
+#define CLB_PACE_2 148598198
+#define CLB_PACE_3 69345826
+#define CLB_PACE_4 33554432
+#define CLB_PACE_5 16510910
+#define CLB_PACE_6 8190451
+#define CLB_PACE_7 4079166
+#define CLB_PACE_8 2035591
 #endif
 #ifdef CLB_BCC
 #define clb_buckets CLB_BUCKETS
 #define clb_tick_ns CLB_TICK_NS
-#define clb_lasts(repeats) CLB_LASTS_##repeats
+#define clb_longest CLB_LONGEST
+#define clb_pace(repeats) CLB_PACE_##repeats
 #else
 const volatile struct {
 	__u32 buckets;
 	__u32 tick_ns;
-	__u32 lasts[8];
+	__u32 longest;
+	__u32 paces[8];
 } clb_constants = {
 	CLB_BUCKETS,
 	CLB_TICK_NS,
-	{ CLB_LASTS_1, CLB_LASTS_2, CLB_LASTS_3, CLB_LASTS_4, CLB_LASTS_5, CLB_LASTS_6, CLB_LASTS_7, CLB_LASTS_8 },
+	CLB_LONGEST,
+	{ CLB_PACE_1, CLB_PACE_2, CLB_PACE_3, CLB_PACE_4, CLB_PACE_5, CLB_PACE_6, CLB_PACE_7, CLB_PACE_8 },
 };
 #define clb_buckets clb_constants.buckets
 #define clb_tick_ns clb_constants.tick_ns
-#define clb_lasts(repeats) clb_constants.lasts[(repeats)-1]
+#define clb_longest clb_constants.longest
+#define clb_pace(repeats) clb_constants.paces[(repeats)-1]
 #endif
 
 /* The time in ticks, never 0. It wraps around after 49 days or more. Ticks cost nothing to read, other clocks do. */

@@ -51,12 +51,10 @@ CLB_FUNCTION int clb_report_decision(struct bpf_sock_addr *ctx, const struct clb
 
 /* Where the record of a socket is. */
 struct clb_record {
-	struct clb_bucket *bucket;  /* the bucket of its cookie */
-	__u64 *word;                /* of the owner */
-	struct bpf_spin_lock *lock; /* of the word */
+	struct clb_bucket *bucket; /* the bucket of its cookie */
+	__u64 *word;               /* of the owner */
 	struct clb_socket *socket;
-	__u32 first;  /* index of the first place of the bucket */
-	__u32 stored; /* 1: it is in the storage of the socket */
+	struct clb_stored *stored; /* the storage of the socket, if it is there */
 };
 
 /* Change the word of an owner. Returns whether it had the expected value. */
@@ -65,7 +63,7 @@ static __always_inline int clb_exchange(const struct clb_record *record, __u64 f
 #if CLB_CAN_EXCHANGE
 	return __sync_val_compare_and_swap(record->word, from, to) == from;
 #else
-	struct bpf_spin_lock *lock = record->lock;
+	struct bpf_spin_lock *lock = record->stored ? &record->stored->lock : &record->bucket->lock;
 	__u64 *word = record->word;
 	int was;
 
@@ -78,13 +76,18 @@ static __always_inline int clb_exchange(const struct clb_record *record, __u64 f
 #endif
 }
 
-/* Set the place of a record. Returns whether there is such a place, which is always so. */
-static __always_inline int clb_use_place(struct clb_record *record, __u32 way)
+/* The bucket of a socket. Consecutive cookies share one, so that the connects of a host read few cache lines. */
+static __always_inline __u32 clb_bucket_of(__u64 cookie)
 {
-	__u32 index = record->first + way;
+	return cookie / CLB_BUCKET & (clb_buckets - 1);
+}
+
+/* Use this place of the bucket for a record. Returns whether there is such a place, which is always so. */
+static __always_inline int clb_use_place(struct clb_record *record, __u64 cookie, __u32 way)
+{
+	__u32 index = clb_bucket_of(cookie) * CLB_BUCKET + way;
 
 	record->word = &record->bucket->socket[way];
-	record->lock = &record->bucket->lock;
 	record->socket = clb_lookup(clb_places, &index);
 	record->stored = 0;
 	return record->socket != 0;
@@ -98,18 +101,16 @@ static __always_inline int clb_use_storage(struct bpf_sock *sk, __u64 flags, str
 	if (!stored)
 		return 0;
 	record->word = &stored->socket;
-	record->lock = &stored->lock;
 	record->socket = &stored->record;
-	record->stored = 1;
+	record->stored = stored;
 	return 1;
 }
 
-/* Find the bucket of a socket. Consecutive cookies share one, so that the connects of a host read few cache lines. */
+/* Find the bucket of a socket. */
 static __always_inline int clb_find_bucket(__u64 cookie, struct clb_record *record)
 {
-	__u32 index = cookie / CLB_BUCKET & (clb_buckets - 1);
+	__u32 index = clb_bucket_of(cookie);
 
-	record->first = index * CLB_BUCKET;
 	record->bucket = clb_lookup(clb_owners, &index);
 	return record->bucket != 0;
 }
@@ -120,13 +121,13 @@ static __always_inline int clb_find_in_bucket(struct bpf_sock *sk, __u64 cookie,
 	const __u64 *socket = record->bucket->socket;
 
 	if (socket[0] >> 1 == cookie)
-		return clb_use_place(record, 0);
+		return clb_use_place(record, cookie, 0);
 	if (socket[1] >> 1 == cookie)
-		return clb_use_place(record, 1);
+		return clb_use_place(record, cookie, 1);
 	if (socket[2] >> 1 == cookie)
-		return clb_use_place(record, 2);
+		return clb_use_place(record, cookie, 2);
 	if (socket[3] >> 1 == cookie)
-		return clb_use_place(record, 3);
+		return clb_use_place(record, cookie, 3);
 	return record->bucket->crowded && sk && clb_use_storage(sk, 0, record) && *record->word >> 1 == cookie;
 }
 
@@ -176,7 +177,7 @@ static __always_inline void clb_count_in(const struct clb_record *record, __u64 
 }
 
 /* Release the record of a socket, and end its count. Returns 0 if it is no longer that of the socket. */
-CLB_FUNCTION int clb_release(const struct clb_record *record, __u64 cookie)
+CLB_HOT int clb_release(const struct clb_record *record, __u64 cookie)
 {
 	const struct clb_socket *socket = record->socket;
 	__u32 index = socket->server, began = socket->began;
@@ -208,7 +209,7 @@ static __always_inline int clb_take(const struct clb_record *record, __u64 cooki
 	return clb_release(record, cookie);
 }
 
-/* Whether the outcome of a connect counts for the health of its server. */
+/* Whether the outcome of a connect counts for the health of its server; see also clb_is_judge. */
 static __always_inline int clb_is_watched(const struct clb_request *request)
 {
 	return request->search.pool->eject_after && request->search.home;
@@ -260,13 +261,13 @@ static __always_inline int clb_remember(struct bpf_sock *sk, __u64 cookie, const
 {
 	const __u64 *socket = record->bucket->socket;
 
-	if (!socket[0] && clb_use_place(record, 0) && clb_fill(record, cookie, request))
+	if (!socket[0] && clb_use_place(record, cookie, 0) && clb_fill(record, cookie, request))
 		return 1;
-	if (!socket[1] && clb_use_place(record, 1) && clb_fill(record, cookie, request))
+	if (!socket[1] && clb_use_place(record, cookie, 1) && clb_fill(record, cookie, request))
 		return 1;
-	if (!socket[2] && clb_use_place(record, 2) && clb_fill(record, cookie, request))
+	if (!socket[2] && clb_use_place(record, cookie, 2) && clb_fill(record, cookie, request))
 		return 1;
-	if (!socket[3] && clb_use_place(record, 3) && clb_fill(record, cookie, request))
+	if (!socket[3] && clb_use_place(record, cookie, 3) && clb_fill(record, cookie, request))
 		return 1;
 	if (!clb_use_storage(sk, BPF_SK_STORAGE_GET_F_CREATE, record)) {
 		clb_lose_record();

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.datapath.loading.timers import MOST_REPEATS, lasts, linear_timeouts
+from clb_discovery.datapath.loading.timers import MOST_REPEATS, lasts, linear_timeouts, longest, paces
 
 LINEAR: Final = st.integers(0, 255)
 LIMIT: Final = st.integers(200, 120_000)
@@ -18,10 +20,9 @@ HZ: Final = st.sampled_from([100, 250, 300, 1_000])
 
 def first_timer(limit_ms: int, linear: int, tick_ns: int) -> tuple[int, int]:
     """Return the first timer in ticks, and TCP_SYNCNT, as bpf/limits.h does."""
-    known = lasts(linear)
-    repeats = next((n for n, one in enumerate(known, 1) if limit_ms <= 1_000 * one), MOST_REPEATS)
-    ticks = limit_ms * 1_000_000 // (known[repeats - 1] * tick_ns)
-    return (ticks - ticks // 32) or 1, repeats
+    timers = [limit_ms * pace >> 32 for pace in paces(linear, tick_ns)]
+    fitting = ((first, repeats) for repeats, first in enumerate(timers, 1) if 1 <= first <= longest(tick_ns))
+    return next(fitting, (timers[-1], MOST_REPEATS))
 
 
 def runs_out(now: int, duration: int) -> int:
@@ -68,6 +69,23 @@ def test_uncertain_end_is_not_used() -> None:
     """With 31 equal timers, a late one after 61 durations is as good as the end after 63."""
     assert lasts(30)[2] == 0
     assert lasts(30)[4] == 0
+
+
+@given(LINEAR, HZ)
+def test_paces_fit_into_32_bits(linear: int, hz: int) -> None:
+    """There is one for each end that is certain."""
+    known = paces(linear, round(1e9 / hz))
+    assert [bool(one) for one in known] == [bool(one) for one in lasts(linear)]
+    assert max(known) < 2**32
+
+
+def test_programs_without_a_loader_have_the_values_of_250_ticks_a_second() -> None:
+    """The values in bpf/maps.h are those that the loader would compute."""
+    text = (Path(__file__).parents[2] / "bpf" / "maps.h").read_text()
+    found = dict(re.findall(r"#define (CLB_LONGEST|CLB_PACE_\d) (\d+)", text))
+    expected = {"CLB_LONGEST": longest(4_000_000)}
+    expected |= {f"CLB_PACE_{repeats}": one for repeats, one in enumerate(paces(0, 4_000_000), 1)}
+    assert found == {name: str(one) for name, one in expected.items()}
 
 
 def test_this_kernel_has_a_number_of_equal_timers() -> None:

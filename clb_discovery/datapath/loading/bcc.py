@@ -55,6 +55,8 @@ def load_sources(pins: Pins, sizes: Sizes, *, can_set_errno: bool, can_read_opti
     :returns: a file descriptor of each program by name, which the caller closes.
     :raises HostError: if BCC is missing, or BCC or the kernel refuses the sources.
     """
+    tick = tick_ns()
+    paces = timers.paces(timers.linear_timeouts(), tick)
     request = {
         "source": str(SOURCES / "clb.bpf.c"),
         "headers": str(SOURCES / "bcc"),
@@ -66,8 +68,9 @@ def load_sources(pins: Pins, sizes: Sizes, *, can_set_errno: bool, can_read_opti
             "CLB_CAN_READ_KERNEL": 0,
             "CLB_ROWS": sizes.rows,
             "CLB_BUCKETS": sizes.buckets,
-            "CLB_TICK_NS": tick_ns(),
-            **{f"CLB_LASTS_{repeats}": one for repeats, one in enumerate(timers.lasts(timers.linear_timeouts()), 1)},
+            "CLB_TICK_NS": tick,
+            "CLB_LONGEST": timers.longest(tick),
+            **{f"CLB_PACE_{repeats}": one for repeats, one in enumerate(paces, 1)},
         },
         "programs": [
             {"name": name, "type": attach_type.program_type, "attach_type": attach_type}

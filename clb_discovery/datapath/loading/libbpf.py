@@ -108,8 +108,9 @@ def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, sizes: Sizes, message
 def _set_constants(library: ctypes.CDLL, opened: int, buckets: int) -> None:
     """Set `clb_constants`, all constants of the programs, before they are loaded."""
     handle = library.bpf_object__find_map_by_name(opened, b".rodata")
-    lasts = timers.lasts(timers.linear_timeouts())
-    value = struct.pack(f"={2 + len(lasts)}I", buckets, tick_ns(), *lasts)
+    tick = tick_ns()
+    paces = timers.paces(timers.linear_timeouts(), tick)
+    value = struct.pack(f"={3 + len(paces)}I", buckets, tick, timers.longest(tick), *paces)
     library.bpf_map__set_initial_value(handle, value, len(value))
 
 
