@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from tests.layout.test_structs import OBJECTS
-from tests.support.btf import section
+from tests.support.elf import section
 
 SECTIONS: Final = (
     ".text", "cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6", "cgroup/recvmsg4",

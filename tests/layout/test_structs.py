@@ -31,7 +31,8 @@ from clb_discovery.layout.elements import (
 from clb_discovery.layout.structs import Map, Record
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Vip
-from tests.support.btf import Btf, Struct, section
+from tests.support.btf import Btf, Struct
+from tests.support.elf import section
 from tests.support.strategies import REAL_SERVER, VIP
 
 ROOT: Final = Path(__file__).parents[2]

@@ -1,6 +1,6 @@
 """A small reader of BTF, the type information inside a BPF object: structs, and the definitions of maps.
 
-Formats: the kernel's Documentation/bpf/btf.rst, and ELF-64 for finding the section.
+Format: the kernel's Documentation/bpf/btf.rst.
 """
 
 from __future__ import annotations
@@ -56,26 +56,6 @@ class _Type(NamedTuple):
     kind: int
     size_or_type: int
     trailer: bytes
-
-
-def section(elf: bytes, wanted: str) -> bytes:
-    """Return the contents of a section of a 64-bit ELF file.
-
-    :raises ValueError: if it is not such a file, or has no such section.
-    """
-    if elf[:5] != b"\x7fELF\x02":
-        raise ValueError("not a 64-bit ELF file")
-    order = "<" if elf[5] == 1 else ">"
-    (headers,) = struct.unpack_from(f"{order}Q", elf, 0x28)
-    size, count, names = struct.unpack_from(f"{order}HHH", elf, 0x3A)
-    sections = []
-    for index in range(count):
-        name, _, _, _, offset, length = struct.unpack_from(f"{order}IIQQQQ", elf, headers + index * size)
-        sections.append((name, elf[offset : offset + length]))
-    for name, content in sections:
-        if _string(sections[names][1], name) == wanted:
-            return content
-    raise ValueError(f"no section {wanted}")
 
 
 class Btf:
