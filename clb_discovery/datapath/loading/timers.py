@@ -47,7 +47,7 @@ def longest(tick_ns: int) -> int:
 
 
 def paces(linear: int, tick_ns: int) -> tuple[int, ...]:
-    """Return the first timer of connects with TCP_SYNCNT 1, 2 and so on, in 2^-32 ticks for each millisecond of a limit.
+    """Return the first timer with TCP_SYNCNT 1, 2 and so on, in 2^-32 ticks for each millisecond of a limit.
 
     It is 0 where `lasts` is.
 
