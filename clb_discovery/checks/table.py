@@ -143,12 +143,15 @@ class CheckTable:
         self._dirty.update(self._users[target])
         return True
 
-    def decide(self, now: int) -> Decisions:
-        """Return what has changed since the last time, and regard it as written."""
+    def decide(self, now: int, ejected: Collection[bytes] = ()) -> Decisions:
+        """Return what has changed since the last time, and regard it as written.
+
+        :param ejected: packed members of any pools that are out or suspect because of failed connects.
+        """
         found = Decisions()
         for vip in self._dirty:
             if vip in self._pools:
-                self._decide(self._pools[vip], now, found)
+                self._decide(self._pools[vip], now, ejected, found)
         self._dirty = set()
         return found
 
@@ -174,7 +177,7 @@ class CheckTable:
             if not record.health.up
         }
 
-    def _decide(self, pool: CheckedPool, now: int, found: Decisions) -> None:
+    def _decide(self, pool: CheckedPool, now: int, ejected: Collection[bytes], found: Decisions) -> None:
         records = {member.key: self._records[member.target] for member in _members(pool)}
         failing = {
             key: record.since
@@ -182,7 +185,7 @@ class CheckTable:
             if not record.health.up and record.verdict.out_until > now
         }
         was_out = self._out.keys() & records.keys()
-        out = choose_out([[member.key for member in tier] for tier in pool.tiers], failing, was_out)
+        out = choose_out([[member.key for member in tier] for tier in pool.tiers], failing, was_out, ejected)
         for key in out:
             verdict = records[key].verdict
             if self._written.get(key) != verdict:

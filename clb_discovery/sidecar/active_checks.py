@@ -31,6 +31,7 @@ from clb_discovery.model.servers import Pool, Vip
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.health import servers
 from clb_discovery.sidecar.health.lines import Lines
+from clb_discovery.sidecar.health.watch import HealthWatch
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.stderr import internal_error
 
@@ -57,9 +58,13 @@ class ActiveChecks:
         self._unchecked: dict[Target, str] = {}  # targets that this host cannot check, each with the reason
 
     @asynccontextmanager
-    async def running(self, publisher: Publisher, back: Callable[[bytes], None]) -> AsyncIterator[None]:
-        """Check while the block runs, and write verdicts; `back` is called for each packed member that comes back."""
-        tasks = [asyncio.create_task(_lasting(one)) for one in (self._runner.run, lambda: self._steer(publisher, back))]
+    async def running(self, publisher: Publisher, health: HealthWatch) -> AsyncIterator[None]:
+        """Check while the block runs, and write verdicts.
+
+        :param health: what failed connects have ejected; it is told of each member that its checks bring back.
+        """
+        runs = (self._runner.run, lambda: self._steer(publisher, health))
+        tasks = [asyncio.create_task(_lasting(one)) for one in runs]
         try:
             yield
         finally:
@@ -107,24 +112,24 @@ class ActiveChecks:
         if self._table.hear(target, result, time.monotonic_ns()):
             self._work.set()
 
-    async def _steer(self, publisher: Publisher, back: Callable[[bytes], None]) -> None:
+    async def _steer(self, publisher: Publisher, health: HealthWatch) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
-            found = self._table.decide(time.monotonic_ns())
+            found = self._table.decide(time.monotonic_ns(), health.out)
             if found.verdicts:
                 with self._announcer.trying("cannot steer servers", ClbError, OSError):
                     await _write(publisher, found.verdicts)
             for change in found.changes:
-                self._tell(change, back)
+                self._tell(change, health)
             if found.changes:
                 self._changed()
             await asyncio.sleep(_GATHER)
 
-    def _tell(self, change: Change, back: Callable[[bytes], None]) -> None:
+    def _tell(self, change: Change, health: HealthWatch) -> None:
         installed = self._installed or Installed()
         if change.reason is None:
-            back(change.key)
+            health.forget(change.key)
             self._lines.returned(change.key, installed, change.out_for)
         else:
             self._lines.ejected(change.key, installed, f"check: {change.reason}")

@@ -125,7 +125,7 @@ class Daemon:
             await stack.enter_async_context(health.listening() if health else nullcontext())
             stack.push_async_callback(self._shut_down)
             if health:
-                await stack.enter_async_context(self._checks.running(publisher, health.forget))
+                await stack.enter_async_context(self._checks.running(publisher, health))
             await self._main_loop(publisher, health)
 
     async def _prove(self) -> None:

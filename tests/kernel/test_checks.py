@@ -14,7 +14,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from tests.support.dataplane import dial
 from tests.support.pace import patient
-from tests.support.process import wait_until
+from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, sidecar, status
 from tests.support.web_servers import WebServer, web_servers
 
@@ -28,6 +28,7 @@ check-timeout = "{TIMEOUT}"
 rise = {RISE}
 fall = {FALL}
 """
+SHORT: Final = 'eject-time = "1s"\neject-max = "1s"\n'
 SLACK: Final = patient(4.0)
 """Seconds for a busy machine."""
 
@@ -50,6 +51,11 @@ def real_servers(instance: str) -> dict[str, dict[str, Any]]:
 def connects(instance: str) -> dict[str, int]:
     """Return how many connects the programs have sent to each real server."""
     return {name: one["connects"] for name, one in real_servers(instance).items()}
+
+
+def failing(instance: str) -> set[str]:
+    """Return the names of the real servers that fail their checks."""
+    return {name for name, one in real_servers(instance).items() if one["check_failure"]}
 
 
 def wait_for_events(found: Sidecar, event: str, servers: Sequence[WebServer]) -> None:
@@ -114,6 +120,33 @@ def test_a_broken_check_leaves_half_of_the_pool(cgroup: Path, instance: str, dir
             out = {line["server"] for line in lines(found, "server ejected")}
             assert used == {server.name for server in servers} - out
             assert {line["cause"] for line in lines(found, "server ejected")} == {"check: HTTP 503"}
+
+
+def test_checks_and_failed_connects_leave_half_of_the_pool_together(
+    cgroup: Path, instance: str, directory: Path, config: Path
+) -> None:
+    """Two of four are ejected by connects, so the others stay although they fail their checks, until those are back."""
+    hosts, port = [f"127.0.0.{number}" for number in range(2, 6)], free_port()
+    check = CHECK.replace("web.example", f"web.example:{port}") + "eject-after = 1\n" + SHORT
+    with web_servers(*hosts) as servers, web_servers(*hosts, port=port) as monitors:
+        config.write_text(service(servers, more=check))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            for server in servers[:2]:
+                server.stop()
+            dial(cgroup, VIP, 80, 60)
+            wait_for_events(found, "server ejected", servers[:2])
+            for monitor in monitors[2:]:
+                monitor.status = 503
+            fail = {server.name for server in servers[2:]}
+            found.wait_for(lambda: fail <= failing(instance), "they fail their checks")
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                assert dial(cgroup, VIP, 80, 50).count("ok") >= 45  # a connect may probe an ejected one
+            assert {line["server"] for line in lines(found, "server ejected")}.isdisjoint(fail)
+            for server in servers[:2]:
+                server.start()
+            wait_for_events(found, "server ejected", servers[2:])
+            assert dial(cgroup, VIP, 80, 100) == ["ok"] * 100
 
 
 def test_without_a_sidecar_the_lease_ends(cgroup: Path, instance: str, directory: Path, config: Path) -> None:

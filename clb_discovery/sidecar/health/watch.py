@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
@@ -103,6 +103,11 @@ class HealthWatch:
                     await self._look_at_all(maps, installed)
         self._lines.flush()
         self._start_probes()
+
+    @property
+    def out(self) -> Collection[bytes]:
+        """The packed members that are suspect or out because of failed connects."""
+        return self._cases.members
 
     def forget(self, member: bytes) -> None:
         """Take a server as back in service, because its check has brought it back."""
