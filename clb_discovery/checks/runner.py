@@ -44,6 +44,11 @@ class Runner:
         self._schedule.follow(targets, asyncio.get_running_loop().time())
         self._changed.set()
 
+    def hurry(self, target: Target) -> None:
+        """Check this one now, if it is followed; at most once in its interval."""
+        if self._schedule.hurry(target, asyncio.get_running_loop().time()):
+            self._changed.set()
+
     async def run(self) -> None:
         """Run until it is cancelled, and end all checks then."""
         loop = asyncio.get_running_loop()

@@ -90,6 +90,7 @@ class CheckTable:
     def __init__(self) -> None:
         self._pools: dict[Vip, CheckedPool] = {}
         self._records: dict[Target, _Record] = {}
+        self._targets: dict[bytes, Target] = {}
         self._users: Mapping[Target, Collection[Vip]] = {}
         self._out: dict[bytes, int] = {}  # members that are out, each since when
         self._written: dict[bytes, Verdict] = {}
@@ -107,17 +108,17 @@ class CheckTable:
         down |= self._down()
         self._pools = {pool.vip: pool for pool in pools}
         users: defaultdict[Target, set[Vip]] = defaultdict(set)
-        members = set()
+        self._targets = {}
         for pool in self._pools.values():
             for member in _members(pool):
                 users[member.target].add(pool.vip)
-                members.add(member.key)
+                self._targets[member.key] = member.target
                 if member.target not in self._records and member.key in down:
                     self._records[member.target] = replace(down[member.key])
         self._users = users
         self._records = {target: self._records.get(target) or _Record() for target in users}
-        self._out = {key: since for key, since in self._out.items() if key in members}
-        self._written = {key: verdict for key, verdict in self._written.items() if key in members}
+        self._out = {key: since for key, since in self._out.items() if key in self._targets}
+        self._written = {key: verdict for key, verdict in self._written.items() if key in self._targets}
         self._dirty = set(self._pools)
         return users.keys()
 
@@ -154,6 +155,10 @@ class CheckTable:
                 self._decide(self._pools[vip], now, ejected, found)
         self._dirty = set()
         return found
+
+    def target_of(self, key: bytes) -> Target | None:
+        """Return the check of a packed member; None if it has none."""
+        return self._targets.get(key)
 
     def failing(self) -> dict[Vip, dict[bytes, str]]:
         """Return the members of each checked virtual server that are down, each with the reason."""

@@ -91,6 +91,12 @@ class ActiveChecks:
         self._unchecked = {target: why for target, why in self._unchecked.items() if target in targets}
         self._work.set()
 
+    def hurry(self, member: bytes) -> None:
+        """Check a packed member now, if it has a check, because a connect to it has failed."""
+        target = self._table.target_of(member)
+        if target:
+            self._runner.hurry(target)
+
     def document(self) -> list[dict[str, Any]]:
         """Return the servers that are down, for `status`: one entry for each checked virtual server."""
         return [

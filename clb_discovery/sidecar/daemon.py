@@ -122,7 +122,7 @@ class Daemon:
                 waiting = MetricsSite(self._announcer, self._self_report, self._wakeup.ring)
                 await stack.enter_async_context(waiting.serving(metrics, site))
             health = None if options.once else HealthWatch(publisher, self._announcer, self._meters)
-            await stack.enter_async_context(health.listening() if health else nullcontext())
+            await stack.enter_async_context(health.listening(self._checks.hurry) if health else nullcontext())
             stack.push_async_callback(self._shut_down)
             if health:
                 await stack.enter_async_context(self._checks.running(publisher, health))

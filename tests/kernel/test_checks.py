@@ -266,6 +266,17 @@ def test_a_server_that_accepts_again_stays_out_until_its_check_passes(
             found.wait_for(takes, "it takes connects again")
 
 
+def test_a_failed_connect_hurries_the_check(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
+    """The server is checked at once, and not an interval later."""
+    rare = 'check = "http://web.example/health"\ncheck-interval = "1h"\nfall = 1\nrise = 1\n'
+    with web_servers(*["127.0.0.1"] * 3) as servers:
+        config.write_text(service(servers, more=rare))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            servers[0].stop()
+            dial(cgroup, VIP, 80, 30)
+            found.wait_for(lambda: failing(instance) == {servers[0].name}, "it was checked")
+
+
 def test_checks_begin_and_end_with_a_reload(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
     """A service that wants no checks any more has all of its servers, at the latest when the lease is over."""
     with web_servers(*["127.0.0.1"] * 3) as servers:

@@ -20,7 +20,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.ring import Ring
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Change, Server
+from clb_discovery.layout.elements import Change, ChangeKind, Server
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model.address import Address
@@ -81,9 +81,12 @@ class HealthWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        """Hear and probe while the block runs; the lease ends with it."""
-        self._spawn(self._hear())
+    async def listening(self, fails: Callable[[bytes], None]) -> AsyncIterator[None]:
+        """Hear and probe while the block runs; the lease ends with it.
+
+        :param fails: is called with a packed member when the programs report that it fails connects.
+        """
+        self._spawn(self._hear(fails))
         try:
             yield
         finally:
@@ -157,22 +160,24 @@ class HealthWatch:
         if self._reports:
             self._rung.set()
 
-    async def _hear(self) -> None:
+    async def _hear(self, fails: Callable[[bytes], None]) -> None:
         """Take reports as they come, until cancelled."""
         while True:
             await self._rung.wait()
             self._rung.clear()
             with self._trying("cannot follow the health of servers"):
-                await self._take_reports()
+                await self._take_reports(fails)
             self._start_probes()
 
-    async def _take_reports(self) -> None:
+    async def _take_reports(self, fails: Callable[[bytes], None]) -> None:
         async with self._maps() as (maps, installed):
             changes = tuple(self._reports)
             self._reports.clear()
             found = await _in_thread(servers.reported, maps, installed, changes)
             now = self._clock()
             for change, seen in found:
+                if change.kind != ChangeKind.RETURNED:
+                    fails(seen.member)
                 for news in self._cases.heard(seen.member, seen.terms, change, now):
                     self._tell(news, installed, seen.server)
 

@@ -80,6 +80,7 @@ class World(FakeServers):
         self.times_recreated = 0
         self._lock = asyncio.Lock()
         self.meters = Meters()
+        self.failed: list[bytes] = []
         publisher: Any = self
         self.watch = HealthWatch(publisher, Announcer(), self.meters, chance=lambda: 0.0)
 
@@ -121,7 +122,7 @@ class World(FakeServers):
                 await asyncio.sleep(0.05)
 
         async def play() -> None:
-            async with self.watch.listening():
+            async with self.watch.listening(self.failed.append):
                 looking = asyncio.create_task(main_loop())
                 try:
                     await asyncio.wait_for(story(), patient(20))
@@ -155,6 +156,7 @@ def test_a_suspect_is_probed_and_the_programs_are_told() -> None:
             server.refuse()
             world.report(ChangeKind.SUSPECT)
             await until(lambda: world.said[1].out_until > 0)
+            assert world.failed == [*world.installed.virtual[VIP].servers]
             first = world.said[1]
             await until(lambda: world.said[1].decided_at > first.decided_at)
             server.accept()
