@@ -55,7 +55,6 @@ class Verdict(NamedTuple):
 class Change(NamedTuple):
     """A member that goes out, or comes back."""
 
-    vip: Vip
     key: bytes
     reason: str | None
     """Why it goes out; None if it comes back."""
@@ -156,6 +155,11 @@ class CheckTable:
         self._dirty = set()
         return found
 
+    @property
+    def out(self) -> Mapping[bytes, int]:
+        """Packed members that are out, each with the moment since when; in nanoseconds of CLOCK_MONOTONIC."""
+        return self._out
+
     def target_of(self, key: bytes) -> Target | None:
         """Return the check of a packed member; None if it has none."""
         return self._targets.get(key)
@@ -197,10 +201,10 @@ class CheckTable:
                 found.verdicts[key] = self._written[key] = verdict
             if key not in was_out:
                 self._out[key] = records[key].since
-                found.changes.append(Change(pool.vip, key, records[key].health.reason, 0))
+                found.changes.append(Change(key, records[key].health.reason, 0))
         for key in was_out - out:
             found.verdicts[key] = self._written[key] = Verdict(now, 0)
-            found.changes.append(Change(pool.vip, key, None, now - self._out.pop(key)))
+            found.changes.append(Change(key, None, now - self._out.pop(key)))
 
 
 def _pause(target: Target, last: int) -> int:

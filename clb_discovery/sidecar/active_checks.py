@@ -20,7 +20,7 @@ from clb_discovery import __version__
 from clb_discovery.checks.exchange import Exchange
 from clb_discovery.checks.health import Result
 from clb_discovery.checks.runner import AT_A_TIME, Runner
-from clb_discovery.checks.table import Change, CheckedPool, CheckTable, Member, Verdict
+from clb_discovery.checks.table import EARLIER, Change, CheckedPool, CheckTable, Member, Verdict
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Steering
@@ -30,7 +30,6 @@ from clb_discovery.model.check import Check, Target
 from clb_discovery.model.servers import Pool, Vip
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.health import servers
-from clb_discovery.sidecar.health.lines import Lines
 from clb_discovery.sidecar.health.watch import HealthWatch
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.stderr import internal_error
@@ -49,7 +48,6 @@ class ActiveChecks:
         """Prepare; `changed` is called when a server goes out or comes back."""
         self._announcer = announcer
         self._changed = changed
-        self._lines = Lines()
         self._table = CheckTable()
         self._runner = Runner(Exchange(__version__).check, self._heard)
         self._work = asyncio.Event()
@@ -77,7 +75,6 @@ class ActiveChecks:
 
         :param checks: by source, only of services that want checks.
         """
-        self._lines.flush()
         self._announcer.trouble("servers cannot be checked", self._obstacle())
         late = f"by {self._runner.late:.1f} s: only {AT_A_TIME} run at a time; raise --check-interval"
         self._announcer.trouble("checks are late", late if self._runner.late > _LATE else None)
@@ -85,8 +82,11 @@ class ActiveChecks:
             return
         leases = await _leases(publisher) if self._installed is None and checks else {}
         self._installed, self._checks = installed, checks
-        pools = list(_pools(installed, checks))
+        pools, out = list(_pools(installed, checks)), dict(self._table.out)
         targets = self._table.follow(pools, leases)
+        for key, since in out.items():
+            if key not in self._table.out and installed.index_of(key) is not None:  # it is not checked any more
+                self._announcer.servers.check_passed(key, installed, time.monotonic_ns() - since)
         self._runner.follow(targets)
         self._unchecked = {target: why for target, why in self._unchecked.items() if target in targets}
         self._work.set()
@@ -127,18 +127,19 @@ class ActiveChecks:
                 with self._announcer.trying("cannot steer servers", ClbError, OSError):
                     await _write(publisher, found.verdicts)
             for change in found.changes:
-                self._tell(change, health)
+                if change.reason is None:
+                    health.overrule(change.key, found.verdicts[change.key].decided_at)
+                self._tell(change)
             if found.changes:
                 self._changed()
             await asyncio.sleep(_GATHER)
 
-    def _tell(self, change: Change, health: HealthWatch) -> None:
-        installed = self._installed or Installed()
+    def _tell(self, change: Change) -> None:
+        installed, lines = self._installed or Installed(), self._announcer.servers
         if change.reason is None:
-            health.forget(change.key)
-            self._lines.returned(change.key, installed, change.out_for)
+            lines.check_passed(change.key, installed, change.out_for)
         else:
-            self._lines.ejected(change.key, installed, f"check: {change.reason}")
+            lines.check_failed(change.key, installed, change.reason, early=change.reason == EARLIER)
 
     def _check_of(self, vip: Vip) -> Check | None:
         published = self._installed.virtual.get(vip) if self._installed else None

@@ -69,11 +69,6 @@ def lines(found: Sidecar, event: str) -> list[dict[str, Any]]:
     return [line for line in found.lines() if line["event"] == event]
 
 
-def causes(found: Sidecar) -> list[str]:
-    """Return the causes of ejections in the log."""
-    return [line["cause"] for line in lines(found, "server ejected")]
-
-
 @pytest.mark.parametrize(("vip", "host"), [(VIP, "127.0.0.1"), (VIP6, "::1")])
 def test_a_hung_server_is_out_and_comes_back(
     cgroup: Path, instance: str, directory: Path, config: Path, *, vip: str, host: str
@@ -249,7 +244,7 @@ def test_a_server_that_accepts_again_stays_out_until_its_check_passes(
         with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
             servers[0].stop()
             dial(cgroup, VIP, 80, 50)
-            found.wait_for(lambda: "check: Connection refused" in causes(found), "the check has failed")
+            found.wait_for(lambda: failing(instance) == {servers[0].name}, "the check has failed")
             before = connects(instance)[servers[0].name]
             servers[0].status = 503
             servers[0].start()
@@ -264,6 +259,24 @@ def test_a_server_that_accepts_again_stays_out_until_its_check_passes(
                 return connects(instance)[servers[0].name] > before
 
             found.wait_for(takes, "it takes connects again")
+
+
+def test_a_server_that_fails_connects_and_checks_has_one_line_each_way(
+    cgroup: Path, instance: str, directory: Path, config: Path
+) -> None:
+    """Whichever notices first; the line about its return comes when both have no objection."""
+    with web_servers(*["127.0.0.1"] * 3) as servers:
+        config.write_text(service(servers, more=f"{CHECK}eject-after = 1\n{SHORT}"))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            for returns in range(1, 3):
+                servers[0].stop()
+                dial(cgroup, VIP, 80, 50)
+                found.wait_for(lambda: failing(instance) == {servers[0].name}, "its check fails")
+                assert dial(cgroup, VIP, 80, 50).count("ok") >= 45  # a connect may probe it
+                servers[0].start()
+                found.wait_for(lambda: len(lines(found, "server returned")) == returns, "it returns")  # noqa: B023 - now
+                assert len(lines(found, "server ejected")) == returns
+            assert {line["server"] for line in lines(found, "server ejected")} == {servers[0].name}
 
 
 def test_a_failed_connect_hurries_the_check(cgroup: Path, instance: str, directory: Path, config: Path) -> None:

@@ -28,7 +28,7 @@ from clb_discovery.model.servers import Vip
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.health import servers
 from clb_discovery.sidecar.health.cases import SECOND, Cases, Endpoint, Kind, News, endpoint_of
-from clb_discovery.sidecar.health.lines import Lines
+from clb_discovery.sidecar.health.lines import Side
 from clb_discovery.sidecar.health.probe import Result, probe
 from clb_discovery.sidecar.health.reached import Reached
 from clb_discovery.sidecar.publisher import Publisher
@@ -67,7 +67,6 @@ class HealthWatch:
         self._clock = clock
         self._cases = Cases(chance)
         self._reached = Reached(chance)
-        self._lines = Lines()
         self._installed = Installed()
         self._ring: Ring | None = None
         self._opened = -1  # which of the maps the ring buffer belongs to
@@ -104,7 +103,7 @@ class HealthWatch:
                 self._listen(maps)
                 if self._incomplete or self._cases.has_unprobed:
                     await self._look_at_all(maps, installed)
-        self._lines.flush()
+        self._announcer.servers.flush(self._installed)
         self._start_probes()
 
     @property
@@ -112,9 +111,10 @@ class HealthWatch:
         """The packed members that are suspect or out because of failed connects."""
         return self._cases.members
 
-    def forget(self, member: bytes) -> None:
-        """Take a server as back in service, because its check has brought it back."""
-        self._cases.forget(member)
+    def overrule(self, member: bytes, moment: int) -> None:
+        """Take a server as back in service, because its checks have decided that at this moment."""
+        if self._cases.overrule(member, moment):
+            self._announcer.servers.lets_in(member, Side.CONNECTS)
 
     @asynccontextmanager
     async def _maps(self) -> AsyncIterator[tuple[Maps, Installed]]:
@@ -253,15 +253,14 @@ class HealthWatch:
                     self._cases.forget(one.member)
                 raise
             for one in news:
-                if one.verdict is None or one.member in found:  # else its checks tell of it
-                    self._tell(one, installed, found.get(one.member))
+                self._tell(one, installed, found.get(one.member))
 
     def _tell(self, news: News, installed: Installed, server: Server | None) -> None:
         if news.kind is Kind.SUSPECTED:
             self._meters.suspected()
         # The programs count the ejection of a suspect later, with the next connect.
         ejections = server.times_ejected + (news.failed_probe and server.suspect) if server else None
-        self._lines.tell(news, installed, ejections=ejections, early=not self._started)
+        self._announcer.servers.tell(news, installed, ejections=ejections, early=not self._started)
 
     def _adopt(self, installed: Installed) -> None:
         """Follow what has changed since the previous call: servers that have come or gone."""
@@ -282,11 +281,13 @@ class HealthWatch:
             self._reached.join(endpoint_of(member), now)
         for member in had - has:
             self._reached.leave(endpoint_of(member))
-            self._cases.forget(member)
-        if before and not (published and servers.ejects(published)):
-            for member in before.servers:
+        for member in before.servers.keys() & self._cases.members if before else ():
+            if not published or member not in published.servers:
                 self._cases.forget(member)
-        elif before and published and before.health != published.health:
+            elif not servers.ejects(published):
+                for news in self._cases.end(member, now):
+                    self._tell(news, self._installed, None)
+        if before and published and before.health != published.health:
             for member in published.servers:
                 self._cases.retime(member, servers.terms_of(vip, published))
 
