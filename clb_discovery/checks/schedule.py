@@ -57,6 +57,10 @@ class Schedule:
             taken.append(target)
         return taken
 
+    def due(self, target: Target) -> float:
+        """Return when the check that runs was due."""
+        return self._due[target]
+
     def done(self, target: Target, now: float) -> None:
         """Note that a check has ended. The next one is due an interval after this one was, or now if that is over."""
         self._running.remove(target)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import groupby
 from operator import attrgetter
@@ -19,12 +20,13 @@ import structlog
 from clb_discovery import __version__
 from clb_discovery.checks.exchange import Exchange
 from clb_discovery.checks.health import Result
-from clb_discovery.checks.runner import AT_A_TIME, Runner
+from clb_discovery.checks.runner import AT_A_TIME, LATE, Runner
 from clb_discovery.checks.table import EARLIER, Change, CheckedPool, CheckTable, Member, Verdict
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Steering
 from clb_discovery.layout.installed import Installed, Published
+from clb_discovery.metrics.meters import Meters
 from clb_discovery.model.address import format_address, format_endpoint
 from clb_discovery.model.check import Check, Target
 from clb_discovery.model.servers import Pool, Vip
@@ -36,7 +38,6 @@ from clb_discovery.stderr import internal_error
 
 _GATHER: Final = 0.02  # seconds between two batches
 _AFTER_FAULT: Final = 5.0  # seconds until a task goes on after a bug
-_LATE: Final = 1.0  # seconds by which checks may be late without a word
 
 _log = structlog.stdlib.get_logger()
 
@@ -44,12 +45,15 @@ _log = structlog.stdlib.get_logger()
 class ActiveChecks:
     """Checks the real servers of services that want it. For one event loop."""
 
-    def __init__(self, announcer: Announcer, changed: Callable[[], None]) -> None:
+    def __init__(self, announcer: Announcer, meters: Meters, changed: Callable[[], None]) -> None:
         """Prepare; `changed` is called when a server goes out or comes back."""
         self._announcer = announcer
+        self._meters = meters
         self._changed = changed
         self._table = CheckTable()
-        self._runner = Runner(Exchange(__version__).check, self._heard)
+        self._exchange = Exchange(__version__)
+        self._runner = Runner(self._check, self._heard, meters.late)
+        self._services: Mapping[Target, Collection[str]] = {}
         self._work = asyncio.Event()
         self._installed: Installed | None = None
         self._checks: Mapping[str, Check] = {}
@@ -77,7 +81,7 @@ class ActiveChecks:
         """
         self._announcer.trouble("servers cannot be checked", self._obstacle())
         late = f"by {self._runner.late:.1f} s: only {AT_A_TIME} run at a time; raise --check-interval"
-        self._announcer.trouble("checks are late", late if self._runner.late > _LATE else None)
+        self._announcer.trouble("checks are late", late if self._runner.late > LATE else None)
         if installed is self._installed and checks == self._checks:
             return
         leases = await _leases(publisher) if self._installed is None and checks else {}
@@ -88,6 +92,8 @@ class ActiveChecks:
             if key not in self._table.out and installed.index_of(key) is not None:  # it is not checked any more
                 self._announcer.servers.check_passed(key, installed, time.monotonic_ns() - since)
         self._runner.follow(targets)
+        self._services = _services(installed, pools)
+        self._meters.follow_checks({service for services in self._services.values() for service in services})
         self._unchecked = {target: why for target, why in self._unchecked.items() if target in targets}
         self._work.set()
 
@@ -109,6 +115,13 @@ class ActiveChecks:
             }
             for vip, down in sorted(self._table.failing().items())
         ]
+
+    async def _check(self, target: Target) -> Result:
+        began = time.monotonic()
+        result = await self._exchange.check(target)
+        found = "local" if result.passed is None else "passed" if result.passed else "failed"
+        self._meters.checked(self._services.get(target, ()), found, time.monotonic() - began)
+        return result
 
     def _heard(self, target: Target, result: Result) -> None:
         if result.passed is None:
@@ -160,6 +173,17 @@ def _pools(installed: Installed, checks: Mapping[str, Check]) -> Iterator[Checke
         check = _check(published, checks)
         if check and published.pool:
             yield CheckedPool(vip, _tiers(elements.pack_vip(vip), published.pool, check))
+
+
+def _services(installed: Installed, pools: Iterable[CheckedPool]) -> dict[Target, set[str]]:
+    """Return the names of the services of each target."""
+    found: defaultdict[Target, set[str]] = defaultdict(set)
+    for pool in pools:
+        label = installed.virtual[pool.vip].label
+        for tier in pool.tiers:
+            for member in tier:
+                found[member.target].add(label.service if label else "")
+    return found
 
 
 def _check(published: Published, checks: Mapping[str, Check]) -> Check | None:

@@ -76,7 +76,7 @@ class Daemon:
         self._plane = settings.plane()
         self._local_listeners = LocalListeners()
         self._wakeup = Wakeup()
-        self._checks = ActiveChecks(self._announcer, self._wakeup.ring)
+        self._checks = ActiveChecks(self._announcer, self._meters, self._wakeup.ring)
         self._early: list[tuple[str, Outcome]] | None = []
         """Outcomes of sources while the data plane is being loaded; None afterwards."""
         self._changed = False  # whether the desired state may have changed

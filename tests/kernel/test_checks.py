@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from tests.support.dataplane import dial
 from tests.support.pace import patient
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, sidecar, status
+from tests.support.web import get
 from tests.support.web_servers import WebServer, web_servers
 
 VIP: Final = "10.64.0.1"
@@ -190,16 +192,25 @@ def test_a_restarted_sidecar_keeps_a_hung_server_out(
             wait_for_events(found, "server returned", servers[:1])
 
 
-def test_status_shows_checks(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
+def test_status_and_metrics_show_checks(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
     """While the sidecar runs, which alone knows their results."""
     with web_servers(*["127.0.0.1"] * 2) as servers:
         config.write_text(service(servers))
-        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+        port = free_port()
+        options = ["--config", str(config), "--metrics", f"127.0.0.1:{port}"]
+        with sidecar(instance, cgroup, directory, options) as found:
             (virtual,) = status(instance)["virtual_servers"]
             assert virtual["check"] == f"http://web.example/health every {INTERVAL:g} s"
             servers[0].status = 500
             found.wait_for(lambda: real_servers(instance)[servers[0].name]["check_failure"] == "HTTP 500", "it shows")
             assert "1 of 2 real servers fail their checks" in clb("status", "--instance", instance, "--problems").stdout
+            scrape = get(port, "/metrics")
+            counts = dict(
+                re.findall(r'^clb_checks_total{result="(\w+)",service="web"} ([\d.]+)$', scrape, re.MULTILINE)
+            )
+            assert float(counts["passed"]) > 0
+            assert float(counts["failed"]) >= FALL
+            assert re.findall(r'^clb_check_failing{.*real_server="(.+)"} 1$', scrape, re.MULTILINE) == [servers[0].name]
         assert real_servers(instance)[servers[0].name]["check_failure"] is None
 
 
