@@ -75,7 +75,7 @@ class Options:
     max_services: int = _DISCOVERY.value(
         MAX_SERVICES,
         "N",
-        values.parse_count,
+        text_forms.parse_count,
         "follow at most N of the services that opt in: first those that are served already, then by name; default "
         f"{MAX_SERVICES}",
     )
@@ -188,23 +188,26 @@ class Options:
     eject_after: int = _SCHEDULING.value(
         _HEALTH.eject_after,
         "N",
-        values.parse_count,
+        text_forms.parse_count,
         "eject a real server after N failed connects in a row; 0 never ejects; default 3",
     )
     eject_time: int = _SCHEDULING.value(
         _HEALTH.eject_first_ms,
         "TIME",
-        values.parse_milliseconds,
+        text_forms.parse_milliseconds,
         "let the first ejection last this long; the time doubles with each one that follows soon; default 5s",
     )
     """Milliseconds, as `eject_max`."""
     eject_max: int = _SCHEDULING.value(
-        _HEALTH.eject_most_ms, "TIME", values.parse_milliseconds, "let an ejection last at most this long; default 60s"
+        _HEALTH.eject_most_ms,
+        "TIME",
+        text_forms.parse_milliseconds,
+        "let an ejection last at most this long; default 60s",
     )
     silent_after: int = _SCHEDULING.value(
         _HEALTH.silent_after_ms,
         "TIME",
-        values.parse_silent_after,
+        text_forms.parse_silent_after,
         "count a connect that is given up as failed if unanswered this long, above the round trip; or off; "
         "default 200ms",
     )
@@ -255,14 +258,14 @@ class Options:
     room_servers: int = _GENERAL.value(
         SERVERS,
         "N",
-        values.parse_count,
+        text_forms.parse_count,
         "make fast memory for N real servers of all virtual servers, each twice while its pool changes; connects to "
         f"pools beyond it cost more; default {SERVERS}",
     )
     room_sockets: int = _GENERAL.value(
         SOCKETS,
         "N",
-        values.parse_count,
+        text_forms.parse_count,
         f"make fast memory for N connected sockets; connects beyond it cost more; default {SOCKETS}",
     )
     on_remove: str = _GENERAL.choice(
