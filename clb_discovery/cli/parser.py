@@ -141,8 +141,9 @@ def _complete_load(parser: argparse.ArgumentParser) -> None:
     text = "balance connects of this systemd unit only, which may not have been started yet"
     target.add_argument("--unit", metavar="NAME", help=text)
     text = (
-        "follow how TCP connects end: on, the default, or off, which costs connects less, where no service ejects, "
-        "counts or limits connects; a sidecar that loads decides alone"
+        "whether to follow how TCP connects end, which ejection, active connections and --connect-timeout need: on, "
+        "the default; or off, if no service uses any of these, so that every TCP connect in the cgroup costs less; a "
+        "sidecar that loads the data plane itself decides this by its services"
     )
     parser.add_argument("--outcomes", choices=("on", "off"), default="on", help=text)
     _add(parser, ["room-servers", "room-sockets"])
