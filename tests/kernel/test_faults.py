@@ -24,6 +24,8 @@ from clb_discovery.model.address import parse_address
 from clb_discovery.model.check import Check, Request, Target
 from clb_discovery.sidecar.health import probe as probes
 from tests.support import namespaces
+from tests.support.cgroups import entered
+from tests.support.kernel_objects import foreign_filter
 from tests.support.moody import moody_servers
 from tests.support.pace import patient
 from tests.support.router import ERRORS, host_behind, router
@@ -135,6 +137,19 @@ def test_an_icmp_error_does_not_end_a_connection(host: str, name: tuple[int, int
             return sock.getsockopt(*name)
 
     assert asyncio.run(option()) == 0
+
+
+def test_a_rule_of_this_host_that_drops_packets_looks_like_silence(cgroup: Path) -> None:
+    """Nothing tells that the packet never left, so a check or a probe finds no answer."""
+
+    async def wait(target: tuple[str, int]) -> None:
+        async with asyncio.timeout(0.5):
+            await tcp_connect(parse_address(target[0]), target[1])
+
+    with moody_servers("127.0.0.1") as (server,):
+        asyncio.run(wait(server.target))
+        with foreign_filter(cgroup), entered(cgroup), pytest.raises(TimeoutError):
+            asyncio.run(wait(server.target))
 
 
 def check(host: str, kind: str) -> Coroutine[Any, Any, Result]:
