@@ -52,7 +52,7 @@ class ActiveChecks:
         self._changed = changed
         self._table = CheckTable()
         self._exchange = Exchange(__version__)
-        self._runner = Runner(self._check, self._heard, meters.late)
+        self._runner = Runner(self._measured, self._heard, meters.late)
         self._services: Mapping[Target, Collection[str]] = {}
         self._work = asyncio.Event()
         self._installed: Installed | None = None
@@ -116,7 +116,8 @@ class ActiveChecks:
             for vip, down in sorted(self._table.failing().items())
         ]
 
-    async def _check(self, target: Target) -> Result:
+    async def _measured(self, target: Target) -> Result:
+        """Make one check, and count it."""
         began = time.monotonic()
         result = await self._exchange.check(target)
         found = "local" if result.passed is None else "passed" if result.passed else "failed"
