@@ -18,7 +18,7 @@ SECTIONS: Final = (
     "NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "OPTIONS", "VALUES", "CONFIGURATION FILE", "EXAMPLES", "EXIT STATUS",
     "FILES", "SEE ALSO",
 )  # fmt: skip
-MOST_LINES: Final = 250
+MOST_LINES: Final = 300
 
 
 @cache

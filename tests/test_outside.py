@@ -41,7 +41,7 @@ from clb_discovery.layout.structs import FEATURE_ERRNO, LAYOUT
 from clb_discovery.metrics.exposition import exposition
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
-from clb_discovery.model.address import parse_address
+from clb_discovery.model.address import format_address, parse_address
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Unpublished, Vip, VirtualServer
 from clb_discovery.model.service import Service
@@ -253,8 +253,11 @@ def metrics() -> dict[str, str]:
 def families() -> list[Metric]:
     """Return the families of metrics of a sidecar, with their samples."""
     datapath = Datapath(INFO, installed(), counted(), None, 0)
-    report = Report("default", datapath, following(), {"config_error": None, "metrics_error": None})
-    return list(text_string_to_metric_families(exposition(report, Meters()).decode()))
+    checks = [{"address": format_address(WEB.address), "port": WEB.port, "protocol": "tcp", "down": {}}]
+    report = Report("default", datapath, following(), {"config_error": None, "metrics_error": None, "checks": checks})
+    meters = Meters()
+    meters.follow_checks({"web"})
+    return list(text_string_to_metric_families(exposition(report, meters).decode()))
 
 
 def test_outside_is_as_recorded() -> None:

@@ -14,19 +14,12 @@ import ssl
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from clb_discovery.checks.connect import endpoint, tcp_connect
+from clb_discovery.checks.connect import connect, endpoint, is_own_fault, open_socket, tcp_connect
 from clb_discovery.checks.health import Result
 from clb_discovery.checks.response import MOST_BYTES, request_bytes, status_of
 from clb_discovery.model.check import Check, Target
 from clb_discovery.text import printable
 
-_OWN: Final = frozenset(
-    {
-        errno.EPERM, errno.EACCES, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT,
-        errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL,
-    }
-)  # fmt: skip
-"""Errors of this host, its rules or its routes: no verdict about the server."""
 _OWN_TLS: Final = frozenset({"MALLOC_FAILURE", "INTERNAL_ERROR"})
 _PASSED: Final = Result(passed=True)
 _LONGEST_REASON: Final = 200
@@ -70,11 +63,10 @@ class Exchange:
         :param context: for TLS; None without it.
         :param stage: is replaced by what is being waited for.
         """
-        request, loop = target.check.request, asyncio.get_running_loop()
+        request = target.check.request
         family, name = endpoint(target.address, target.port)
-        with socket.socket(family, socket.SOCK_STREAM) as connection:
-            connection.settimeout(0)
-            await loop.sock_connect(connection, name)
+        with open_socket(family) as connection:
+            await connect(connection, name)
             stage[0] = "answer"
             stream = _Stream(connection) if context is None else _TlsStream(connection, context, request.host)
             await stream.send(request_bytes(request, self._version))
@@ -161,8 +153,8 @@ def _failed(error: OSError | ValueError | MemoryError) -> Result:
             text = f"TLS: {(error.reason or error.strerror or 'failed').lower().replace('_', ' ')}"
             return Result(None, text) if error.reason in _OWN_TLS else _failure(text)
         case OSError():
-            text = os.strerror(error.errno) if error.errno else str(error)
-            return Result(None, text) if error.errno in _OWN or not error.errno else _failure(text)
+            text = error.strerror or str(error)
+            return Result(None, text) if is_own_fault(error) else _failure(text)
         case MemoryError():
             return Result(None, os.strerror(errno.ENOMEM))
     return _failure(str(error))

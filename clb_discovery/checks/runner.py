@@ -15,6 +15,8 @@ from clb_discovery.stderr import internal_error
 
 AT_A_TIME: Final = 64
 """Most checks of all services that run at the same time."""
+LATE: Final = 1.0
+"""Seconds by which a check may begin late without a word."""
 
 
 class Runner:
@@ -24,25 +26,33 @@ class Runner:
         self,
         check: Callable[[Target], Awaitable[Result]],
         heard: Callable[[Target, Result], None],
+        late: Callable[[], None],
         most: int = AT_A_TIME,
     ) -> None:
         """Prepare; nothing is checked yet.
 
         :param check: makes one check.
         :param heard: takes each result.
+        :param late: is called for each check that begins later than `LATE`, because too many others ran.
         """
         self._check = check
         self._heard = heard
+        self._count_late = late
         self._schedule = Schedule(most, random.random)
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.late = 0.0
-        """Seconds by which the last check was late, because too many others ran."""
+        """Seconds by which the last check began late."""
 
     def follow(self, targets: Collection[Target]) -> None:
         """Check these from now on, and no others."""
         self._schedule.follow(targets, asyncio.get_running_loop().time())
         self._changed.set()
+
+    def hurry(self, target: Target) -> None:
+        """Check this one now, if it is followed; at most once in its interval."""
+        if self._schedule.hurry(target, asyncio.get_running_loop().time()):
+            self._changed.set()
 
     async def run(self) -> None:
         """Run until it is cancelled, and end all checks then."""
@@ -51,9 +61,10 @@ class Runner:
             while True:
                 self._changed.clear()
                 now = loop.time()
-                overdue = self._schedule.next_due()
                 for target in self._schedule.take(now):
-                    self.late = now - overdue
+                    self.late = now - self._schedule.due(target)
+                    if self.late > LATE:
+                        self._count_late()
                     task = loop.create_task(self._one(target))
                     self._running.add(task)
                     task.add_done_callback(self._running.discard)

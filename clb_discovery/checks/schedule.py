@@ -22,6 +22,7 @@ class Schedule:
         self._due: dict[Target, float] = {}  # of each target; of one that runs, when it was due
         self._waiting: list[tuple[float, int, Target]] = []  # a heap; entries that `_due` contradicts are void
         self._running: set[Target] = set()
+        self._calm: dict[Target, float] = {}  # of those that were hurried, until when they are not again
         self._number = 0  # breaks ties in the heap, in the order of entry
 
     def follow(self, targets: Collection[Target], now: float) -> None:
@@ -31,9 +32,21 @@ class Schedule:
         for target in targets:
             if target not in self._due:
                 self._put(target, now + self._jitter() * target.check.interval)
+        self._calm = {target: until for target, until in self._calm.items() if until > now and target in self._due}
         if len(self._waiting) > 2 * len(self._due):
             self._waiting = [entry for entry in self._waiting if self._holds(entry)]
             heapify(self._waiting)
+
+    def hurry(self, target: Target, now: float) -> bool:
+        """Let a check be due now, unless it runs; at most once in its interval, so it comes twice as often at most.
+
+        :returns: whether it is due now because of this call.
+        """
+        if target in self._running or self._due.get(target, now) <= now or self._calm.get(target, now) > now:
+            return False
+        self._calm[target] = now + target.check.interval
+        self._put(target, now)
+        return True
 
     def take(self, now: float) -> list[Target]:
         """Return the checks to start now, the most overdue first. Each runs until `done`."""
@@ -43,6 +56,10 @@ class Schedule:
             self._running.add(target)
             taken.append(target)
         return taken
+
+    def due(self, target: Target) -> float:
+        """Return when the check that runs was due."""
+        return self._due[target]
 
     def done(self, target: Target, now: float) -> None:
         """Note that a check has ended. The next one is due an interval after this one was, or now if that is over."""

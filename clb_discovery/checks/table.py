@@ -55,7 +55,6 @@ class Verdict(NamedTuple):
 class Change(NamedTuple):
     """A member that goes out, or comes back."""
 
-    vip: Vip
     key: bytes
     reason: str | None
     """Why it goes out; None if it comes back."""
@@ -90,6 +89,7 @@ class CheckTable:
     def __init__(self) -> None:
         self._pools: dict[Vip, CheckedPool] = {}
         self._records: dict[Target, _Record] = {}
+        self._targets: dict[bytes, Target] = {}
         self._users: Mapping[Target, Collection[Vip]] = {}
         self._out: dict[bytes, int] = {}  # members that are out, each since when
         self._written: dict[bytes, Verdict] = {}
@@ -107,17 +107,17 @@ class CheckTable:
         down |= self._down()
         self._pools = {pool.vip: pool for pool in pools}
         users: defaultdict[Target, set[Vip]] = defaultdict(set)
-        members = set()
+        self._targets = {}
         for pool in self._pools.values():
             for member in _members(pool):
                 users[member.target].add(pool.vip)
-                members.add(member.key)
+                self._targets[member.key] = member.target
                 if member.target not in self._records and member.key in down:
                     self._records[member.target] = replace(down[member.key])
         self._users = users
         self._records = {target: self._records.get(target) or _Record() for target in users}
-        self._out = {key: since for key, since in self._out.items() if key in members}
-        self._written = {key: verdict for key, verdict in self._written.items() if key in members}
+        self._out = {key: since for key, since in self._out.items() if key in self._targets}
+        self._written = {key: verdict for key, verdict in self._written.items() if key in self._targets}
         self._dirty = set(self._pools)
         return users.keys()
 
@@ -143,14 +143,26 @@ class CheckTable:
         self._dirty.update(self._users[target])
         return True
 
-    def decide(self, now: int) -> Decisions:
-        """Return what has changed since the last time, and regard it as written."""
+    def decide(self, now: int, ejected: Collection[bytes] = ()) -> Decisions:
+        """Return what has changed since the last time, and regard it as written.
+
+        :param ejected: packed members of any pools that are out or suspect because of failed connects.
+        """
         found = Decisions()
         for vip in self._dirty:
             if vip in self._pools:
-                self._decide(self._pools[vip], now, found)
+                self._decide(self._pools[vip], now, ejected, found)
         self._dirty = set()
         return found
+
+    @property
+    def out(self) -> Mapping[bytes, int]:
+        """Packed members that are out, each with the moment since when; in nanoseconds of CLOCK_MONOTONIC."""
+        return self._out
+
+    def target_of(self, key: bytes) -> Target | None:
+        """Return the check of a packed member; None if it has none."""
+        return self._targets.get(key)
 
     def failing(self) -> dict[Vip, dict[bytes, str]]:
         """Return the members of each checked virtual server that are down, each with the reason."""
@@ -174,7 +186,7 @@ class CheckTable:
             if not record.health.up
         }
 
-    def _decide(self, pool: CheckedPool, now: int, found: Decisions) -> None:
+    def _decide(self, pool: CheckedPool, now: int, ejected: Collection[bytes], found: Decisions) -> None:
         records = {member.key: self._records[member.target] for member in _members(pool)}
         failing = {
             key: record.since
@@ -182,17 +194,17 @@ class CheckTable:
             if not record.health.up and record.verdict.out_until > now
         }
         was_out = self._out.keys() & records.keys()
-        out = choose_out([[member.key for member in tier] for tier in pool.tiers], failing, was_out)
+        out = choose_out([[member.key for member in tier] for tier in pool.tiers], failing, was_out, ejected)
         for key in out:
             verdict = records[key].verdict
             if self._written.get(key) != verdict:
                 found.verdicts[key] = self._written[key] = verdict
             if key not in was_out:
                 self._out[key] = records[key].since
-                found.changes.append(Change(pool.vip, key, records[key].health.reason, 0))
+                found.changes.append(Change(key, records[key].health.reason, 0))
         for key in was_out - out:
             found.verdicts[key] = self._written[key] = Verdict(now, 0)
-            found.changes.append(Change(pool.vip, key, None, now - self._out.pop(key)))
+            found.changes.append(Change(key, None, now - self._out.pop(key)))
 
 
 def _pause(target: Target, last: int) -> int:

@@ -10,12 +10,12 @@ from typing import Any, Final
 from clb_discovery import __version__
 from clb_discovery.cli.command_parser import CommandParser
 from clb_discovery.cli.help_texts import EXIT_CODES, VALUES, examples
-from clb_discovery.config import values
 from clb_discovery.config.options import LOADERS, OPTIONS, SERVICE_GROUPS
 from clb_discovery.config.schema import Group, Option
 from clb_discovery.datapath.handover import parse_group
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.documents.trace import OUTCOMES
+from clb_discovery.model import text_forms
 
 PROGRAM: Final = "clb-discovery"
 _DESCRIPTION: Final = """\
@@ -128,7 +128,7 @@ def _complete_status(parser: argparse.ArgumentParser) -> None:
     text = "refresh it, with rates: on a terminal arrow and page keys scroll, / filters, q quits; --json prints lines "
     text += "with the time"
     parser.add_argument("--watch", action="store_true", help=text)
-    interval, text = _typed(values.parse_milliseconds), "time between refreshes of --watch; default 2s"
+    interval, text = _typed(text_forms.parse_milliseconds), "time between refreshes of --watch; default 2s"
     parser.add_argument("--interval", metavar="TIME", type=interval, default=2000, help=text)
 
 
@@ -141,8 +141,9 @@ def _complete_load(parser: argparse.ArgumentParser) -> None:
     text = "balance connects of this systemd unit only, which may not have been started yet"
     target.add_argument("--unit", metavar="NAME", help=text)
     text = (
-        "follow how TCP connects end: on, the default, or off, which costs connects less, where no service ejects, "
-        "counts or limits connects; a sidecar that loads decides alone"
+        "whether to follow how TCP connects end, which ejection, active connections and --connect-timeout need: on, "
+        "the default; or off, if no service uses any of these, so that every TCP connect in the cgroup costs less; a "
+        "sidecar that loads the data plane itself decides this by its services"
     )
     parser.add_argument("--outcomes", choices=("on", "off"), default="on", help=text)
     _add(parser, ["room-servers", "room-sockets"])
@@ -154,7 +155,7 @@ def _complete_trace(parser: argparse.ArgumentParser) -> None:
     _add(parser, ["instance"])
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     text = "end after N connects; 0, the default, for no limit"
-    parser.add_argument("--limit", metavar="N", type=_typed(values.parse_count), default=0, help=text)
+    parser.add_argument("--limit", metavar="N", type=_typed(text_forms.parse_count), default=0, help=text)
     text = "Each can be given several times: a connect must match one value of each kind."
     only = parser.add_argument_group("filters", text)
     for name, text in (

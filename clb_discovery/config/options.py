@@ -75,7 +75,7 @@ class Options:
     max_services: int = _DISCOVERY.value(
         MAX_SERVICES,
         "N",
-        values.parse_count,
+        text_forms.parse_count,
         "follow at most N of the services that opt in: first those that are served already, then by name; default "
         f"{MAX_SERVICES}",
     )
@@ -148,7 +148,13 @@ class Options:
     datacenter: str | None = _CONSUL.value(None, "NAME", str, "use this datacenter; default: that of the agent")
     namespace: str | None = _CONSUL.value(None, "NAME", str, "use this Enterprise namespace (CONSUL_NAMESPACE)")
     partition: str | None = _CONSUL.value(None, "NAME", str, "use this Enterprise partition (CONSUL_PARTITION)")
-    near: str | None = _CONSUL.value(None, "NODE", str, "let Consul sort instances by distance from it (or _agent)")
+    near: str | None = _CONSUL.value(
+        None,
+        "NODE",
+        str,
+        "let Consul sort the instances in its answers by round-trip time from this node, or with _agent from the "
+        "queried agent; shares of connects do not depend on the order",
+    )
     filter: str | None = _CONSUL.value(
         None, "EXPRESSION", str, "use only instances that match, such as 'Service.Meta.version == \"2\"'"
     )
@@ -188,28 +194,35 @@ class Options:
     eject_after: int = _SCHEDULING.value(
         _HEALTH.eject_after,
         "N",
-        values.parse_count,
+        text_forms.parse_count,
         "eject a real server after N failed connects in a row; 0 never ejects; default 3",
     )
     eject_time: int = _SCHEDULING.value(
         _HEALTH.eject_first_ms,
         "TIME",
-        values.parse_milliseconds,
+        text_forms.parse_milliseconds,
         "let the first ejection last this long; the time doubles with each one that follows soon; default 5s",
     )
     """Milliseconds, as `eject_max`."""
     eject_max: int = _SCHEDULING.value(
-        _HEALTH.eject_most_ms, "TIME", values.parse_milliseconds, "let an ejection last at most this long; default 60s"
+        _HEALTH.eject_most_ms,
+        "TIME",
+        text_forms.parse_milliseconds,
+        "let an ejection last at most this long; default 60s",
     )
     silent_after: int = _SCHEDULING.value(
         _HEALTH.silent_after_ms,
         "TIME",
-        values.parse_silent_after,
-        "count a connect that is given up as failed if unanswered this long, above the round trip; or off; "
-        "default 200ms",
+        text_forms.parse_silent_after,
+        "count a connect that the application gives up as failed if it was unanswered this long: 1ms to 24h, or off; "
+        "it has to be above the round trip to the servers, else clients that try several servers at once eject distant "
+        "ones; default 200ms",
     )
     """Milliseconds; 0 for never."""
-    no_suspicion: bool = _SCHEDULING.switch("do not probe a server at its first failed connect")
+    no_suspicion: bool = _SCHEDULING.switch(
+        "let only --eject-after eject a server; without this option the first failed connect makes it suspect: it gets "
+        "no connects for a second at most, while the sidecar probes it, and is ejected if the probe fails"
+    )
     connect_timeout: int = _SCHEDULING.value(
         _HEALTH.connect_timeout_ms,
         "TIME",
@@ -221,11 +234,15 @@ class Options:
         _HEALTH.dead_after_ms,
         "TIME",
         values.parse_dead_after,
-        "close a TCP connection whose server is silent this long, if the application sets no times: 3s to 10m; "
+        "end an open TCP connection with ETIMEDOUT if its server has not answered, or not read, for this long: 3s to "
+        "10m, or off; it sets TCP_USER_TIMEOUT and keepalive, unless the application has set them; needs Linux 6.1; "
         "default off",
     )
     """Milliseconds; 0 for the kernel's own."""
-    no_active: bool = _SCHEDULING.switch("do not count active connections; least-conn does anyway")
+    no_active: bool = _SCHEDULING.switch(
+        "do not count the open connections to each server, which makes connects cheaper; `status` and metrics then "
+        "show 0; services with least-conn count them anyway"
+    )
 
     check: Request | None = _CHECKS.value(None, "CHECK", parse_check, "check each real server so; default: off")
     check_interval: float = _CHECKS.value(
@@ -255,14 +272,14 @@ class Options:
     room_servers: int = _GENERAL.value(
         SERVERS,
         "N",
-        values.parse_count,
+        text_forms.parse_count,
         "make fast memory for N real servers of all virtual servers, each twice while its pool changes; connects to "
         f"pools beyond it cost more; default {SERVERS}",
     )
     room_sockets: int = _GENERAL.value(
         SOCKETS,
         "N",
-        values.parse_count,
+        text_forms.parse_count,
         f"make fast memory for N connected sockets; connects beyond it cost more; default {SOCKETS}",
     )
     on_remove: str = _GENERAL.choice(
@@ -274,7 +291,12 @@ class Options:
     log_format: str = _LOGS.choice(
         "auto", FORMATS, "format of log lines; auto, the default, is console on a terminal, else json"
     )
-    log_level: str = _LOGS.choice("info", LEVELS, "lowest level shown; default info")
+    log_level: str = _LOGS.choice(
+        "info",
+        LEVELS,
+        "lowest level of lines that are logged: debug has also why something happens late or not at all, info each "
+        "change of a pool, warning and error what may need an operator; default info",
+    )
 
     hosts_file: Path | None = _GENERAL.value(
         None,

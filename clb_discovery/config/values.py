@@ -105,34 +105,9 @@ def parse_consul_wait(text: str) -> float:
     return seconds
 
 
-def parse_milliseconds(text: str) -> int:
-    """Read a duration of 1 ms to 24 h; return milliseconds."""
-    milliseconds = 1000 * parse_duration(text)
-    if not 1 <= milliseconds <= 24 * 3600 * 1000:
-        raise ValueError(f"{text!r} is outside 1ms to 24h")
-    return round(milliseconds)
-
-
-def parse_silent_after(text: str) -> int:
-    """Read a duration of 1 ms to 24 h, or `off`; return milliseconds, 0 for `off`."""
-    if text == "off":
-        return 0
-    try:
-        return parse_milliseconds(text)
-    except ValueError as error:
-        raise ValueError(f"{error}, or off") from None
-
-
 def parse_dead_after(text: str) -> int:
     """Read a duration of 3 s to 10 min, or `off`; return milliseconds, 0 for `off`."""
     return 0 if text == "off" else parse_limit(text, "3s", "10m")
-
-
-def parse_count(text: str) -> int:
-    """Read a number from 0 to 1,000,000."""
-    if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:
-        raise ValueError(f"{text!r} is not a number from 0 to 1000000")
-    return int(text)
 
 
 def parse_share(text: str) -> float:

@@ -86,6 +86,11 @@ class Installed:
     top: int = 0
     """This and all higher indexes can be given to new servers: they are unused, and a start outlasts a grace period."""
 
+    def index_of(self, member: bytes) -> int | None:
+        """Return the index in `clb_servers` of a packed member; None if it is in no pool."""
+        published = self.virtual.get(elements.unpack_vip(member[: structs.VIP.size]))
+        return published.servers.get(member) if published else None
+
 
 def decode(raw: Mapping[Map, Elements], values: Values, rows: int = structs.ROWS) -> Installed:
     """Decode the maps.

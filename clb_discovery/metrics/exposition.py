@@ -19,7 +19,7 @@ from clb_discovery.layout.health import Health
 from clb_discovery.layout.structs import Map
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
-from clb_discovery.model.address import format_endpoint
+from clb_discovery.model.address import format_address, format_endpoint
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Vip
 from clb_discovery.state.service import STATES, ServiceState
@@ -127,15 +127,18 @@ class _Reported(Collector):
 def _of_servers(report: Report) -> Iterator[bytes]:
     """Yield the families of servers: they may be 100,000, so without prometheus_client, and labels are made once."""
     named = [
-        (_labels(one.label.service, vip), one)
+        (_labels(one.label.service, vip), vip, one)
         for vip, one in report.datapath.installed.virtual.items()
         if one.label is not None and not is_own(one.label.source)
     ]
     refusals: list[tuple[str, Server]] = []
     rows: list[tuple[str, Server]] = []
     ejected: list[tuple[str, int]] = []
-    for labels, one in named:
+    failing: list[tuple[str, int]] = []
+    down = {(one["address"], one["port"], one["protocol"]): one["down"] for one in report.state.get("checks", ())}
+    for labels, vip, one in named:
         checked = one.health is not None and one.health.checked
+        own = down.get((format_address(vip.address), vip.port, vip.protocol.name.lower()))
         for member in one.servers:
             server = report.datapath.servers.get(member)
             if server is None:
@@ -144,17 +147,21 @@ def _of_servers(report: Report) -> Iterator[bytes]:
                 refusals.append((labels, server))
             else:
                 _, address, port = elements.unpack_member(member)
-                full = f'{labels},real_server="{format_endpoint(address, port)}"'
+                name = format_endpoint(address, port)
+                full = f'{labels},real_server="{name}"'
                 rows.append((full, server))
                 health = report.datapath.words.health(member, server, checked=checked)
                 ejected.append((full, int(health is Health.EJECTED)))
+                if own is not None:
+                    failing.append((full, int(name in own)))
     text = "Real servers in the pool, ejected ones among them"
-    yield _family("clb_pool_servers", "gauge", text, ((labels, len(one.pool or ())) for labels, one in named))
+    yield _family("clb_pool_servers", "gauge", text, ((labels, len(one.pool or ())) for labels, _, one in named))
     text = "Connects refused because the pool is empty"
     yield _family("clb_refused_total", "counter", text, ((labels, server.connects) for labels, server in refusals))
     for name, kind, text, value in _OF_REAL_SERVERS:
         yield _family(name, kind, text, ((labels, value(server)) for labels, server in rows))
     yield _family("clb_ejected", "gauge", "Whether a real server is left out", ejected)
+    yield _family("clb_check_failing", "gauge", "Whether a real server fails its checks", failing)
     text = "Connects that a real server failed, by their cause where it is known"
     counts = ((labels, by_cause(server)) for labels, server in rows if server.failures)
     samples = ((f'{labels},cause="{cause}"', number) for labels, count in counts for cause, number in count.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from functools import partial
 from typing import Final, NoReturn
 
@@ -12,6 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 _LAG_EVERY: Final = 1.0  # seconds between two measurements of the event loop's lag
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds in seconds."""
+CHECK_RESULTS: Final = ("passed", "failed", "local")
+"""Results of checks; the last one if it failed on this host."""
 
 
 class Meters:
@@ -31,6 +34,10 @@ class Meters:
         self._probes = counter("clb_probes", "Probes of real servers by the sidecar", ["result"])
         for result in ("up", "down", "local"):
             self._probes.labels(result)
+        self._checks = counter("clb_checks", "Checks of real servers", ["service", "result"])
+        self._late = counter("clb_checks_late", "Checks that began late because too many others ran")
+        self._checked: frozenset[str] = frozenset()
+        self._check_time = histogram("clb_check_seconds", "Time that a check of a real server took")
         text = "Time to work out and to carry out a change of the kernel's maps"
         self._time = histogram("clb_publication_seconds", text)
         self._lag = histogram("clb_loop_lag_seconds", "Event-loop lag: how late a timer fires")
@@ -52,6 +59,30 @@ class Meters:
     def probed(self, result: str) -> None:
         """Count a probe by its result."""
         self._probes.labels(result).inc()
+
+    def follow_checks(self, services: Collection[str]) -> None:
+        """Count the checks of these services from now on; the series of others end."""
+        for service in self._checked.difference(services):
+            for result in CHECK_RESULTS:
+                self._checks.remove(service, result)
+        self._checked = frozenset(services)
+        for service in self._checked:
+            for result in CHECK_RESULTS:
+                self._checks.labels(service, result)
+
+    def checked(self, services: Collection[str], result: str, seconds: float) -> None:
+        """Count a check of a real server, for each of the services that share it.
+
+        :param result: one of `CHECK_RESULTS`.
+        :param seconds: that it took.
+        """
+        self._check_time.observe(seconds)
+        for service in self._checked.intersection(services):
+            self._checks.labels(service, result).inc()
+
+    def late(self) -> None:
+        """Count a check that began late."""
+        self._late.inc()
 
     async def watch_lag(self) -> NoReturn:
         """Measure the event loop's lag, that is how late a timer fires, until cancelled."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from clb_discovery.model.servers import Algorithm, Endpoint, Protocol, RealServer, Unread, Vip
+from clb_discovery.model.servers import Algorithm, Endpoint, HealthClaim, Protocol, RealServer, Unread, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.text import some_of
 
@@ -64,8 +64,7 @@ class OptIn:
     """None for the scheduler of the configuration."""
     refused: tuple[Refusal, ...] = ()
     """Registrations that cannot be applied on any host."""
-    connect_timeout_ms: int | None = None
-    """None for the limit of the configuration; 0 for none at all."""
+    health: HealthClaim = HealthClaim()  # noqa: RUF009 - immutable
 
 
 @dataclass(frozen=True, slots=True)

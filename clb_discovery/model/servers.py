@@ -6,7 +6,7 @@ All of them are immutable values. The names are those of LVS; a *pool* is the se
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -147,6 +147,21 @@ class PassiveHealth:
     def needs_outcomes(self) -> bool:
         """Whether it needs to know how TCP connects go on."""
         return self.active or any((self.eject_after, self.connect_timeout_ms, self.dead_after_ms))
+
+
+class HealthClaim(NamedTuple):
+    """Settings of passive health that a service registers; None for those of the configuration."""
+
+    connect_timeout_ms: int | None = None
+    silent_after_ms: int | None = None
+    eject_after: int | None = None
+    eject_first_ms: int | None = None
+    eject_most_ms: int | None = None
+
+    def over(self, health: PassiveHealth) -> PassiveHealth:
+        """Return settings with these in place of their own; an ejection may last as long as the first one."""
+        found = replace(health, **{name: value for name, value in self._asdict().items() if value is not None})
+        return replace(found, eject_most_ms=max(found.eject_first_ms, found.eject_most_ms))
 
 
 @dataclass(frozen=True, slots=True)

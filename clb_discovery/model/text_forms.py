@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from clb_discovery.model.address import Address, is_ipv4, parse_address
@@ -63,6 +65,31 @@ def parse_connect_timeout(text: str) -> int:
     return 0 if text == "off" else parse_limit(text, "200ms", "2m")
 
 
+def parse_milliseconds(text: str) -> int:
+    """Parse a duration of 1 ms to 24 h; return milliseconds."""
+    milliseconds = 1000 * parse_duration(text)
+    if not 1 <= milliseconds <= 24 * 3600 * 1000:
+        raise ValueError(f"{text!r} is outside 1ms to 24h")
+    return round(milliseconds)
+
+
+def parse_silent_after(text: str) -> int:
+    """Parse a duration of 1 ms to 24 h, or `off`; return milliseconds, 0 for `off`."""
+    if text == "off":
+        return 0
+    try:
+        return parse_milliseconds(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or off") from None
+
+
+def parse_count(text: str) -> int:
+    """Parse a number from 0 to 1,000,000."""
+    if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:
+        raise ValueError(f"{text!r} is not a number from 0 to 1000000")
+    return int(text)
+
+
 def parse_limit(text: str, least: str, most: str) -> int:
     """Parse a duration between these, where `off` may stand, too; return milliseconds."""
     try:
@@ -72,6 +99,18 @@ def parse_limit(text: str, least: str, most: str) -> int:
     if not parse_duration(least) <= seconds <= parse_duration(most):
         raise ValueError(f"{text!r} is outside {least} to {most}, or off")
     return round(1000 * seconds)
+
+
+HEALTH: Final[Mapping[str, Callable[[str], int]]] = MappingProxyType(
+    {
+        "connect_timeout_ms": parse_connect_timeout,
+        "silent_after_ms": parse_silent_after,
+        "eject_after": parse_count,
+        "eject_first_ms": parse_milliseconds,
+        "eject_most_ms": parse_milliseconds,
+    }
+)
+"""How each field of `HealthClaim` is parsed."""
 
 
 def _vip_address(text: str, ipv4: str | None, ipv6: str | None) -> Address:

@@ -168,9 +168,7 @@ class _Owners:
 def _service(claim: Claim, vips: Sequence[Vip]) -> Service:
     algorithm = claim.service.algorithm if claim.opt_in.algorithm is None else claim.opt_in.algorithm
     active = claim.service.health.active or algorithm is Algorithm.LEAST_CONN
-    health = replace(claim.service.health, active=active)
-    if claim.opt_in.connect_timeout_ms is not None:
-        health = replace(health, connect_timeout_ms=claim.opt_in.connect_timeout_ms)
+    health = claim.opt_in.health.over(replace(claim.service.health, active=active))
     most = min(MOST_SERVERS, MOST_PLACES // max(1, len(vips)))
     return replace(claim.service, vips=tuple(vips), algorithm=algorithm, health=health, most=most)
 

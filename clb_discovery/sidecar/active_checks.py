@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import groupby
 from operator import attrgetter
@@ -19,24 +20,24 @@ import structlog
 from clb_discovery import __version__
 from clb_discovery.checks.exchange import Exchange
 from clb_discovery.checks.health import Result
-from clb_discovery.checks.runner import AT_A_TIME, Runner
-from clb_discovery.checks.table import Change, CheckedPool, CheckTable, Member, Verdict
+from clb_discovery.checks.runner import AT_A_TIME, LATE, Runner
+from clb_discovery.checks.table import EARLIER, Change, CheckedPool, CheckTable, Member, Verdict
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Steering
 from clb_discovery.layout.installed import Installed, Published
+from clb_discovery.metrics.meters import Meters
 from clb_discovery.model.address import format_address, format_endpoint
 from clb_discovery.model.check import Check, Target
 from clb_discovery.model.servers import Pool, Vip
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.health import servers
-from clb_discovery.sidecar.health.lines import Lines
+from clb_discovery.sidecar.health.watch import HealthWatch
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.stderr import internal_error
 
 _GATHER: Final = 0.02  # seconds between two batches
 _AFTER_FAULT: Final = 5.0  # seconds until a task goes on after a bug
-_LATE: Final = 1.0  # seconds by which checks may be late without a word
 
 _log = structlog.stdlib.get_logger()
 
@@ -44,22 +45,28 @@ _log = structlog.stdlib.get_logger()
 class ActiveChecks:
     """Checks the real servers of services that want it. For one event loop."""
 
-    def __init__(self, announcer: Announcer, changed: Callable[[], None]) -> None:
+    def __init__(self, announcer: Announcer, meters: Meters, changed: Callable[[], None]) -> None:
         """Prepare; `changed` is called when a server goes out or comes back."""
         self._announcer = announcer
+        self._meters = meters
         self._changed = changed
-        self._lines = Lines()
         self._table = CheckTable()
-        self._runner = Runner(Exchange(__version__).check, self._heard)
+        self._exchange = Exchange(__version__)
+        self._runner = Runner(self._measured, self._heard, meters.late)
+        self._services: Mapping[Target, Collection[str]] = {}
         self._work = asyncio.Event()
         self._installed: Installed | None = None
         self._checks: Mapping[str, Check] = {}
         self._unchecked: dict[Target, str] = {}  # targets that this host cannot check, each with the reason
 
     @asynccontextmanager
-    async def running(self, publisher: Publisher, back: Callable[[bytes], None]) -> AsyncIterator[None]:
-        """Check while the block runs, and write verdicts; `back` is called for each packed member that comes back."""
-        tasks = [asyncio.create_task(_lasting(one)) for one in (self._runner.run, lambda: self._steer(publisher, back))]
+    async def running(self, publisher: Publisher, health: HealthWatch) -> AsyncIterator[None]:
+        """Check while the block runs, and write verdicts.
+
+        :param health: what failed connects have ejected; it is told of each member that its checks bring back.
+        """
+        runs = (self._runner.run, lambda: self._steer(publisher, health))
+        tasks = [asyncio.create_task(_lasting(one)) for one in runs]
         try:
             yield
         finally:
@@ -72,19 +79,29 @@ class ActiveChecks:
 
         :param checks: by source, only of services that want checks.
         """
-        self._lines.flush()
         self._announcer.trouble("servers cannot be checked", self._obstacle())
         late = f"by {self._runner.late:.1f} s: only {AT_A_TIME} run at a time; raise --check-interval"
-        self._announcer.trouble("checks are late", late if self._runner.late > _LATE else None)
+        self._announcer.trouble("checks are late", late if self._runner.late > LATE else None)
         if installed is self._installed and checks == self._checks:
             return
         leases = await _leases(publisher) if self._installed is None and checks else {}
         self._installed, self._checks = installed, checks
-        pools = list(_pools(installed, checks))
+        pools, out = list(_pools(installed, checks)), dict(self._table.out)
         targets = self._table.follow(pools, leases)
+        for key, since in out.items():
+            if key not in self._table.out and installed.index_of(key) is not None:  # it is not checked any more
+                self._announcer.servers.check_passed(key, installed, time.monotonic_ns() - since)
         self._runner.follow(targets)
+        self._services = _services(installed, pools)
+        self._meters.follow_checks({service for services in self._services.values() for service in services})
         self._unchecked = {target: why for target, why in self._unchecked.items() if target in targets}
         self._work.set()
+
+    def hurry(self, member: bytes) -> None:
+        """Check a packed member now, if it has a check, because a connect to it has failed."""
+        target = self._table.target_of(member)
+        if target:
+            self._runner.hurry(target)
 
     def document(self) -> list[dict[str, Any]]:
         """Return the servers that are down, for `status`: one entry for each checked virtual server."""
@@ -99,6 +116,14 @@ class ActiveChecks:
             for vip, down in sorted(self._table.failing().items())
         ]
 
+    async def _measured(self, target: Target) -> Result:
+        """Make one check, and count it."""
+        began = time.monotonic()
+        result = await self._exchange.check(target)
+        found = "local" if result.passed is None else "passed" if result.passed else "failed"
+        self._meters.checked(self._services.get(target, ()), found, time.monotonic() - began)
+        return result
+
     def _heard(self, target: Target, result: Result) -> None:
         if result.passed is None:
             self._unchecked[target] = result.reason
@@ -107,27 +132,28 @@ class ActiveChecks:
         if self._table.hear(target, result, time.monotonic_ns()):
             self._work.set()
 
-    async def _steer(self, publisher: Publisher, back: Callable[[bytes], None]) -> None:
+    async def _steer(self, publisher: Publisher, health: HealthWatch) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
-            found = self._table.decide(time.monotonic_ns())
+            found = self._table.decide(time.monotonic_ns(), health.out)
             if found.verdicts:
                 with self._announcer.trying("cannot steer servers", ClbError, OSError):
                     await _write(publisher, found.verdicts)
             for change in found.changes:
-                self._tell(change, back)
+                if change.reason is None:
+                    health.overrule(change.key, found.verdicts[change.key].decided_at)
+                self._tell(change)
             if found.changes:
                 self._changed()
             await asyncio.sleep(_GATHER)
 
-    def _tell(self, change: Change, back: Callable[[bytes], None]) -> None:
-        installed = self._installed or Installed()
+    def _tell(self, change: Change) -> None:
+        installed, lines = self._installed or Installed(), self._announcer.servers
         if change.reason is None:
-            back(change.key)
-            self._lines.returned(change.key, installed, change.out_for)
+            lines.check_passed(change.key, installed, change.out_for)
         else:
-            self._lines.ejected(change.key, installed, f"check: {change.reason}")
+            lines.check_failed(change.key, installed, change.reason, early=change.reason == EARLIER)
 
     def _check_of(self, vip: Vip) -> Check | None:
         published = self._installed.virtual.get(vip) if self._installed else None
@@ -148,6 +174,17 @@ def _pools(installed: Installed, checks: Mapping[str, Check]) -> Iterator[Checke
         check = _check(published, checks)
         if check and published.pool:
             yield CheckedPool(vip, _tiers(elements.pack_vip(vip), published.pool, check))
+
+
+def _services(installed: Installed, pools: Iterable[CheckedPool]) -> dict[Target, set[str]]:
+    """Return the names of the services of each target."""
+    found: defaultdict[Target, set[str]] = defaultdict(set)
+    for pool in pools:
+        label = installed.virtual[pool.vip].label
+        for tier in pool.tiers:
+            for member in tier:
+                found[member.target].add(label.service if label else "")
+    return found
 
 
 def _check(published: Published, checks: Mapping[str, Check]) -> Check | None:

@@ -25,6 +25,7 @@ from clb_discovery.model.service import Service
 from clb_discovery.publication.changes import changes, setting_changes
 from clb_discovery.publication.plan import Plan
 from clb_discovery.repeats import Repeats
+from clb_discovery.sidecar.health.lines import Lines
 from clb_discovery.state.service import ServiceState
 from clb_discovery.text import some_of, timestamp
 
@@ -40,6 +41,8 @@ class Announcer:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock  # returns seconds, and does not go backwards
+        self.servers = Lines(clock)
+        """Of servers that are ejected or return."""
         self._rejected: Mapping[str, Sequence[Refusal]] = {}
         self._unpublished: frozenset[str] = frozenset()  # sources
         self._overlaps: Sequence[Overlap] = ()

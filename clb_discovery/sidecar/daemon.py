@@ -76,7 +76,7 @@ class Daemon:
         self._plane = settings.plane()
         self._local_listeners = LocalListeners()
         self._wakeup = Wakeup()
-        self._checks = ActiveChecks(self._announcer, self._wakeup.ring)
+        self._checks = ActiveChecks(self._announcer, self._meters, self._wakeup.ring)
         self._early: list[tuple[str, Outcome]] | None = []
         """Outcomes of sources while the data plane is being loaded; None afterwards."""
         self._changed = False  # whether the desired state may have changed
@@ -122,10 +122,10 @@ class Daemon:
                 waiting = MetricsSite(self._announcer, self._self_report, self._wakeup.ring)
                 await stack.enter_async_context(waiting.serving(metrics, site))
             health = None if options.once else HealthWatch(publisher, self._announcer, self._meters)
-            await stack.enter_async_context(health.listening() if health else nullcontext())
+            await stack.enter_async_context(health.listening(self._checks.hurry) if health else nullcontext())
             stack.push_async_callback(self._shut_down)
             if health:
-                await stack.enter_async_context(self._checks.running(publisher, health.forget))
+                await stack.enter_async_context(self._checks.running(publisher, health))
             await self._main_loop(publisher, health)
 
     async def _prove(self) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 
 from clb_discovery.layout.installed import Installed, Published, holders
 from clb_discovery.model.answer import Claim, OptIn
-from clb_discovery.model.servers import Vip
+from clb_discovery.model.servers import HealthClaim, Vip
 from clb_discovery.model.service import CATALOG, CONSUL, MAX_SERVICES, Service, consul_objection
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.service import ServiceState
@@ -41,8 +41,9 @@ def unfollowed(states: Mapping[str, ServiceState]) -> tuple[str, ...]:
 
 def _claimed(vips: Sequence[Vip], published: Published) -> OptIn:
     """Return what a balanced service has claimed, as far as the kernel shows it."""
-    limit = published.health.connect_timeout_ms if published.health else None
-    return OptIn(tuple(sorted(vips)), (), published.algorithm, connect_timeout_ms=limit)
+    health = published.health
+    claimed = HealthClaim(*(getattr(health, name) for name in HealthClaim._fields)) if health else HealthClaim()
+    return OptIn(tuple(sorted(vips)), (), published.algorithm, health=claimed)
 
 
 def restored(

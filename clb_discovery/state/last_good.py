@@ -3,8 +3,8 @@
 One JSON document: `{"version": 1, "sources": {NAME: {"answered": SECONDS, "servers": [[PRIORITY, ADDRESS, PORT,
 WEIGHT], ...]}}}`. Where identities of real servers are known, `"identities": [TEXT or null, ...]` has one for each of
 `servers`, so that a start can tell a replacement from a removal. A service of a catalog also has `"opt_in": {"vips":
-[VIP, ...], "automatic": [PROTOCOL, ...], "algorithm": NAME}`. A file on disk may hold anything,
-so every value is checked.
+[VIP, ...], "automatic": [PROTOCOL, ...], "algorithm": NAME}` and the fields of
+`HealthClaim`. A file on disk may hold anything, so every value is checked.
 """
 
 from __future__ import annotations
@@ -17,8 +17,18 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.model.address import format_address, parse_address
 from clb_discovery.model.answer import OptIn
-from clb_discovery.model.servers import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Pools, Protocol, RealServer, pools
-from clb_discovery.model.text_forms import parse_algorithm, parse_connect_timeout, parse_vip
+from clb_discovery.model.servers import (
+    MAX_PORT,
+    MAX_PRIORITY,
+    MAX_WEIGHT,
+    Endpoint,
+    HealthClaim,
+    Pools,
+    Protocol,
+    RealServer,
+    pools,
+)
+from clb_discovery.model.text_forms import HEALTH, parse_algorithm, parse_vip
 
 VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
@@ -109,7 +119,7 @@ def _written(opt_in: OptIn) -> dict[str, Any]:
         "vips": [str(vip) for vip in opt_in.vips],
         "automatic": [protocol.name.lower() for protocol in opt_in.automatic],
         "algorithm": None if opt_in.algorithm is None else str(opt_in.algorithm),
-        "connect_timeout_ms": opt_in.connect_timeout_ms,
+        **opt_in.health._asdict(),
     }
 
 
@@ -119,17 +129,25 @@ def _opt_in(found: Any) -> OptIn:  # noqa: ANN401 - as above
             tuple(parse_vip(text) for text in found["vips"]),
             tuple(Protocol[name.upper()] for name in found["automatic"]),
             None if found["algorithm"] is None else parse_algorithm(found["algorithm"]),
-            connect_timeout_ms=_connect_timeout(found.get("connect_timeout_ms")),
+            health=_health(found),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{_shown(found)} is not an opt-in") from None
 
 
-def _connect_timeout(found: Any) -> int | None:  # noqa: ANN401 - as above
-    """Return the limit of connects; earlier files have none."""
-    if found is None:
-        return None
-    return parse_connect_timeout("off" if found == 0 else f"{found}ms")
+def _health(found: Any) -> HealthClaim:  # noqa: ANN401 - as above
+    """Return what a service has registered about its health; earlier files have less."""
+    named = {name: found[name] for name in HEALTH if found.get(name) is not None}
+    return HealthClaim(**{name: HEALTH[name](_text_of(name, value)) for name, value in named.items()})
+
+
+def _text_of(name: str, value: Any) -> str:  # noqa: ANN401 - as above
+    """Return a setting as an operator would write it."""
+    if type(value) is not int:
+        raise ValueError(f"{_shown(value)} is not a number")
+    if name.endswith("_ms"):
+        return f"{value}ms" if value else "off"
+    return str(value)
 
 
 def _real_server(found: Any) -> RealServer:  # noqa: ANN401 - as above

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from clb_discovery.checks.health import Result
-from clb_discovery.checks.runner import Runner
+from clb_discovery.checks.runner import LATE, Runner
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.check import Check, Target
 
@@ -26,6 +26,7 @@ class Servers:
         self.takes = takes
         self.running = self.most = self.ended = 0
         self.heard: list[tuple[Target, Result]] = []
+        self.late = 0
 
     async def check(self, _target: Target) -> Result:
         """Answer after a while."""
@@ -37,6 +38,10 @@ class Servers:
             self.running -= 1
             self.ended += 1
         return PASSED
+
+    def count_late(self) -> None:
+        """Count a check that began late."""
+        self.late += 1
 
     def hear(self, target: Target, result: Result) -> None:
         """Keep a result."""
@@ -59,7 +64,7 @@ def run(runner: Runner, seconds: float, meanwhile: Callable[[], None]) -> None:
 def test_each_target_is_checked_at_its_interval() -> None:
     """Three servers, ten intervals: thirty checks or so, and every server has its share."""
     servers = Servers()
-    runner = Runner(servers.check, servers.hear)
+    runner = Runner(servers.check, servers.hear, servers.count_late)
     run(runner, 1.0, lambda: runner.follow(targets(3)))
     for target in targets(3):
         assert 7 <= servers.heard.count((target, PASSED)) <= 11
@@ -69,11 +74,19 @@ def test_each_target_is_checked_at_its_interval() -> None:
 def test_a_bounded_number_runs_at_a_time() -> None:
     """All get their turn, and the runner knows that they are late."""
     servers = Servers(takes=0.05)
-    runner = Runner(servers.check, servers.hear, most=4)
+    runner = Runner(servers.check, servers.hear, servers.count_late, most=4)
     run(runner, 1.0, lambda: runner.follow(targets(20)))
     assert servers.most == 4
     assert {target for target, _ in servers.heard} == set(targets(20))
     assert runner.late > 0.05
+
+
+def test_checks_that_begin_late_are_counted() -> None:
+    """One at a time, and each takes longer than a check may be late."""
+    servers = Servers(takes=LATE + 0.2)
+    runner = Runner(servers.check, servers.hear, servers.count_late, most=1)
+    run(runner, 3 * LATE, lambda: runner.follow(targets(3)))
+    assert servers.late >= 1
 
 
 def test_a_bug_in_a_check_is_no_verdict() -> None:
@@ -83,7 +96,7 @@ def test_a_bug_in_a_check_is_no_verdict() -> None:
     async def broken(_target: Target) -> Result:
         raise ZeroDivisionError
 
-    runner = Runner(broken, lambda _target, result: heard.append(result))
+    runner = Runner(broken, lambda _target, result: heard.append(result), lambda: None)
     run(runner, 0.5, lambda: runner.follow(targets(1)))
     assert len(heard) > 2
     assert all(result.passed is None and "internal error" in result.reason for result in heard)
@@ -92,7 +105,7 @@ def test_a_bug_in_a_check_is_no_verdict() -> None:
 def test_running_checks_end_with_the_runner() -> None:
     """Nothing is left behind, and nothing is heard of them."""
     servers = Servers(takes=60.0)
-    runner = Runner(servers.check, servers.hear)
+    runner = Runner(servers.check, servers.hear, servers.count_late)
     run(runner, 0.3, lambda: runner.follow(targets(5)))
     assert servers.ended == 5
     assert servers.heard == []
@@ -101,7 +114,7 @@ def test_running_checks_end_with_the_runner() -> None:
 def test_targets_can_change_while_it_runs() -> None:
     """A new one is checked within its interval; one that is gone is not checked any more."""
     servers = Servers()
-    runner = Runner(servers.check, servers.hear)
+    runner = Runner(servers.check, servers.hear, servers.count_late)
     first, second = targets(2)
 
     async def life() -> None:

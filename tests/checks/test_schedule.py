@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,3 +121,32 @@ def test_following_the_same_targets_changes_nothing() -> None:
         one.follow(all_, now=0.0)
     assert one.next_due() == due
     assert len(one.take(2.0)) == 10
+
+
+@given(st.floats(0.1, 1), st.lists(st.floats(0.01, 5), max_size=30))
+def test_a_hurried_check_is_due_at_once_and_at_most_once_in_an_interval(jitter: float, pauses: list[float]) -> None:
+    """However often connects fail, a server is checked at most twice as often as else."""
+    (target,), one, now, hurried = targets(1), schedule(jitter=jitter), 100.0, list[float]()
+    one.follow([target], now)
+    for pause in pauses:
+        if one.hurry(target, now):
+            hurried.append(now)
+            assert one.take(now) == [target]
+            assert not one.hurry(target, now)  # it runs
+            one.done(target, now)
+            assert one.next_due() == now + 2
+        now += pause
+        for _ in one.take(now):
+            one.done(target, now)
+    assert all(later - earlier >= 2 for earlier, later in pairwise(hurried))
+    assert hurried or not pauses
+
+
+def test_only_a_check_that_waits_is_hurried() -> None:
+    """One that is not followed, or is due anyway, stays as it is."""
+    known, unknown = targets(2)
+    one = schedule(jitter=0.5)
+    one.follow([known], now=0.0)
+    assert not one.hurry(unknown, 0.0)
+    assert not one.hurry(known, 1.0)
+    assert one.take(1.0) == [known]

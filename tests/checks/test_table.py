@@ -63,7 +63,7 @@ def test_a_server_that_fails_is_out_for_a_lease() -> None:
     checked = Checked(pool(3))
     found = checked.down(2)
     assert found.verdicts == {b"m2": Verdict(checked.now, checked.now + 6 * SECOND)}
-    assert found.changes == [Change(VIP, b"m2", "HTTP 503", 0)]
+    assert found.changes == [Change(b"m2", "HTTP 503", 0)]
 
 
 def test_a_lease_is_renewed_by_each_result_while_the_server_is_down() -> None:
@@ -82,7 +82,7 @@ def test_a_server_that_rises_is_back() -> None:
     checked.round({2: PASSED})
     found = checked.round({2: PASSED})
     assert found.verdicts == {b"m2": Verdict(checked.now, 0)}
-    assert found.changes == [Change(VIP, b"m2", None, 4 * SECOND)]
+    assert found.changes == [Change(b"m2", None, 4 * SECOND)]
     assert checked.round({2: PASSED}) == Decisions()
 
 
@@ -91,8 +91,8 @@ def test_a_server_that_this_host_can_no_longer_check_comes_back_with_the_end_of_
     checked = Checked(pool(3))
     checked.down(2)
     assert checked.round({2: UNKNOWN}) == checked.round({2: UNKNOWN}) == Decisions()
-    assert checked.round({2: UNKNOWN}).changes == [Change(VIP, b"m2", None, 6 * SECOND)]
-    assert checked.round({2: FAILED}).changes == [Change(VIP, b"m2", "HTTP 503", 0)]
+    assert checked.round({2: UNKNOWN}).changes == [Change(b"m2", None, 6 * SECOND)]
+    assert checked.round({2: FAILED}).changes == [Change(b"m2", "HTTP 503", 0)]
 
 
 def test_late_checks_have_longer_leases() -> None:
@@ -171,10 +171,10 @@ def test_a_restarted_sidecar_keeps_servers_out() -> None:
     """A lease of an earlier sidecar is taken over: the next failure renews it, and only `rise` checks end it."""
     lease = Verdict(95 * SECOND, 104 * SECOND)
     checked = Checked(pool(3), leases={b"m2": lease})
-    assert checked.decisions[0].changes == [Change(VIP, b"m2", EARLIER, 0)]
+    assert checked.decisions[0].changes == [Change(b"m2", EARLIER, 0)]
     assert checked.round({2: FAILED}).verdicts == {b"m2": Verdict(checked.now, checked.now + 6 * SECOND)}
     checked.round({2: PASSED})
-    assert checked.round({2: PASSED}).changes == [Change(VIP, b"m2", None, checked.now - 95 * SECOND)]
+    assert checked.round({2: PASSED}).changes == [Change(b"m2", None, checked.now - 95 * SECOND)]
 
 
 def test_a_server_that_is_down_stays_so_if_its_check_changes() -> None:

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.config.values import parse_count, parse_milliseconds, parse_silent_after
 from clb_discovery.model.servers import Algorithm
-from clb_discovery.model.text_forms import parse_algorithm
+from clb_discovery.model.text_forms import parse_algorithm, parse_count, parse_milliseconds, parse_silent_after
 
 DAY = 24 * 3600 * 1000
 

@@ -12,8 +12,10 @@ from typing import Any, Final
 import pytest
 
 from clb_discovery.datapath.loading import loader
+from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.model.address import format_address, parse_network
+from clb_discovery.model.servers import PassiveHealth
 from clb_discovery.publication.automatic_vips import automatic_addresses
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import dial
@@ -127,6 +129,29 @@ def test_what_instances_say_is_followed_live(instance: str, cgroup: Path, tmp_pa
         wait_until(lambda: "10.64.0.300" in (source(instance, "consul:web")["reason"] or ""), "the mistake is told")
         wait_until(lambda: "10.65.0.1" in (source(instance, "consul:web")["reason"] or ""), "both are")
         assert served(instance) == {"10.64.0.2:80": "web"}
+
+
+def health(instance: str, vip: str) -> PassiveHealth | None:
+    """Return the settings of passive health of a virtual server in the kernel; None if it is not there."""
+    with Maps(Pins(instance)) as maps:
+        found = {str(one): published.health for one, published in maps.read().virtual.items()}
+    return found.get(vip)
+
+
+def test_settings_of_passive_health_are_those_that_a_service_registers(
+    instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent
+) -> None:
+    """They come and go with its meta; what it does not register is as the options say."""
+    meta = {"silent-after": "2s", "eject-after": "7", "eject-time": "90s", "connect-timeout": "off"}
+    put(agent, "web", "10.64.0.1:80", "10.0.0.1", 80, **meta)
+    with following(agent, instance, cgroup, tmp_path):
+        wait_for_served(instance, {"10.64.0.1:80": "web"})
+        expected = PassiveHealth(
+            silent_after_ms=2_000, eject_after=7, eject_first_ms=90_000, eject_most_ms=90_000, connect_timeout_ms=0
+        )
+        assert health(instance, "10.64.0.1:80") == expected
+        put(agent, "web", "10.64.0.1:80", "10.0.0.1")
+        wait_until(lambda: health(instance, "10.64.0.1:80") == PassiveHealth(), "the options are in use")
 
 
 def test_claims_that_are_refused_are_told(instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from tests.support.dataplane import dial
 from tests.support.pace import patient
-from tests.support.process import wait_until
+from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, sidecar, status
+from tests.support.web import get
 from tests.support.web_servers import WebServer, web_servers
 
 VIP: Final = "10.64.0.1"
@@ -28,6 +30,7 @@ check-timeout = "{TIMEOUT}"
 rise = {RISE}
 fall = {FALL}
 """
+SHORT: Final = 'eject-time = "1s"\neject-max = "1s"\n'
 SLACK: Final = patient(4.0)
 """Seconds for a busy machine."""
 
@@ -52,6 +55,11 @@ def connects(instance: str) -> dict[str, int]:
     return {name: one["connects"] for name, one in real_servers(instance).items()}
 
 
+def failing(instance: str) -> set[str]:
+    """Return the names of the real servers that fail their checks."""
+    return {name for name, one in real_servers(instance).items() if one["check_failure"]}
+
+
 def wait_for_events(found: Sidecar, event: str, servers: Sequence[WebServer]) -> None:
     """Wait until the log has this event about exactly these servers."""
     names = {server.name for server in servers}
@@ -61,11 +69,6 @@ def wait_for_events(found: Sidecar, event: str, servers: Sequence[WebServer]) ->
 def lines(found: Sidecar, event: str) -> list[dict[str, Any]]:
     """Return the lines of the log with this event."""
     return [line for line in found.lines() if line["event"] == event]
-
-
-def causes(found: Sidecar) -> list[str]:
-    """Return the causes of ejections in the log."""
-    return [line["cause"] for line in lines(found, "server ejected")]
 
 
 @pytest.mark.parametrize(("vip", "host"), [(VIP, "127.0.0.1"), (VIP6, "::1")])
@@ -116,6 +119,33 @@ def test_a_broken_check_leaves_half_of_the_pool(cgroup: Path, instance: str, dir
             assert {line["cause"] for line in lines(found, "server ejected")} == {"check: HTTP 503"}
 
 
+def test_checks_and_failed_connects_leave_half_of_the_pool_together(
+    cgroup: Path, instance: str, directory: Path, config: Path
+) -> None:
+    """Two of four are ejected by connects, so the others stay although they fail their checks, until those are back."""
+    hosts, port = [f"127.0.0.{number}" for number in range(2, 6)], free_port()
+    check = CHECK.replace("web.example", f"web.example:{port}") + "eject-after = 1\n" + SHORT
+    with web_servers(*hosts) as servers, web_servers(*hosts, port=port) as monitors:
+        config.write_text(service(servers, more=check))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            for server in servers[:2]:
+                server.stop()
+            dial(cgroup, VIP, 80, 60)
+            wait_for_events(found, "server ejected", servers[:2])
+            for monitor in monitors[2:]:
+                monitor.status = 503
+            fail = {server.name for server in servers[2:]}
+            found.wait_for(lambda: fail <= failing(instance), "they fail their checks")
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                assert dial(cgroup, VIP, 80, 50).count("ok") >= 45  # a connect may probe an ejected one
+            assert {line["server"] for line in lines(found, "server ejected")}.isdisjoint(fail)
+            for server in servers[:2]:
+                server.start()
+            wait_for_events(found, "server ejected", servers[2:])
+            assert dial(cgroup, VIP, 80, 100) == ["ok"] * 100
+
+
 def test_without_a_sidecar_the_lease_ends(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
     """A sidecar that is killed keeps no server out for longer than three intervals, or three seconds."""
     with web_servers(*["127.0.0.1"] * 3) as servers:
@@ -162,16 +192,25 @@ def test_a_restarted_sidecar_keeps_a_hung_server_out(
             wait_for_events(found, "server returned", servers[:1])
 
 
-def test_status_shows_checks(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
+def test_status_and_metrics_show_checks(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
     """While the sidecar runs, which alone knows their results."""
     with web_servers(*["127.0.0.1"] * 2) as servers:
         config.write_text(service(servers))
-        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+        port = free_port()
+        options = ["--config", str(config), "--metrics", f"127.0.0.1:{port}"]
+        with sidecar(instance, cgroup, directory, options) as found:
             (virtual,) = status(instance)["virtual_servers"]
             assert virtual["check"] == f"http://web.example/health every {INTERVAL:g} s"
             servers[0].status = 500
             found.wait_for(lambda: real_servers(instance)[servers[0].name]["check_failure"] == "HTTP 500", "it shows")
             assert "1 of 2 real servers fail their checks" in clb("status", "--instance", instance, "--problems").stdout
+            scrape = get(port, "/metrics")
+            counts = dict(
+                re.findall(r'^clb_checks_total{result="(\w+)",service="web"} ([\d.]+)$', scrape, re.MULTILINE)
+            )
+            assert float(counts["passed"]) > 0
+            assert float(counts["failed"]) >= FALL
+            assert re.findall(r'^clb_check_failing{.*real_server="(.+)"} 1$', scrape, re.MULTILINE) == [servers[0].name]
         assert real_servers(instance)[servers[0].name]["check_failure"] is None
 
 
@@ -216,7 +255,7 @@ def test_a_server_that_accepts_again_stays_out_until_its_check_passes(
         with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
             servers[0].stop()
             dial(cgroup, VIP, 80, 50)
-            found.wait_for(lambda: "check: Connection refused" in causes(found), "the check has failed")
+            found.wait_for(lambda: failing(instance) == {servers[0].name}, "the check has failed")
             before = connects(instance)[servers[0].name]
             servers[0].status = 503
             servers[0].start()
@@ -231,6 +270,35 @@ def test_a_server_that_accepts_again_stays_out_until_its_check_passes(
                 return connects(instance)[servers[0].name] > before
 
             found.wait_for(takes, "it takes connects again")
+
+
+def test_a_server_that_fails_connects_and_checks_has_one_line_each_way(
+    cgroup: Path, instance: str, directory: Path, config: Path
+) -> None:
+    """Whichever notices first; the line about its return comes when both have no objection."""
+    with web_servers(*["127.0.0.1"] * 3) as servers:
+        config.write_text(service(servers, more=f"{CHECK}eject-after = 1\n{SHORT}"))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            for returns in range(1, 3):
+                servers[0].stop()
+                dial(cgroup, VIP, 80, 50)
+                found.wait_for(lambda: failing(instance) == {servers[0].name}, "its check fails")
+                assert dial(cgroup, VIP, 80, 50).count("ok") >= 45  # a connect may probe it
+                servers[0].start()
+                found.wait_for(lambda: len(lines(found, "server returned")) == returns, "it returns")  # noqa: B023 - now
+                assert len(lines(found, "server ejected")) == returns
+            assert {line["server"] for line in lines(found, "server ejected")} == {servers[0].name}
+
+
+def test_a_failed_connect_hurries_the_check(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
+    """The server is checked at once, and not an interval later."""
+    rare = 'check = "http://web.example/health"\ncheck-interval = "1h"\nfall = 1\nrise = 1\n'
+    with web_servers(*["127.0.0.1"] * 3) as servers:
+        config.write_text(service(servers, more=rare))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            servers[0].stop()
+            dial(cgroup, VIP, 80, 30)
+            found.wait_for(lambda: failing(instance) == {servers[0].name}, "it was checked")
 
 
 def test_checks_begin_and_end_with_a_reload(cgroup: Path, instance: str, directory: Path, config: Path) -> None:

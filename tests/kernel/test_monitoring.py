@@ -29,7 +29,7 @@ def scrape(instance: str, cgroup: Path, tmp_path: Path) -> str:
     with KnotServer() as knot:
         knot.write(f"_web._tcp SRV 0 1 {free_port()} one\none A 127.0.0.1")
         options = ["--srv", "_web._tcp.example=10.64.0.1:80", "--resolver", knot.address]
-        options += ["--real-range", "127.0.0.0/8", "--metrics", f"127.0.0.1:{port}"]
+        options += ["--real-range", "127.0.0.0/8", "--metrics", f"127.0.0.1:{port}", "--check", "tcp"]
         with sidecar(instance, cgroup, tmp_path, options):
             run_inside(cgroup, "curl", "--silent", "http://10.64.0.1/")
             return get(port, "/metrics")

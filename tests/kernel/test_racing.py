@@ -62,11 +62,15 @@ def psql() -> tuple[str, ...]:
     return "sh", "-c", f"seq {TIMES} | xargs --max-procs={AT_ONCE} --replace psql --no-psqlrc '{settings}' --command ''"
 
 
-def node() -> tuple[str, ...]:
-    """Return the command for Node, which gives an address up before it tries the next."""
+def node(patience: float) -> tuple[str, ...]:
+    """Return the command for Node, which gives an address up after so many seconds, before it tries the next."""
     (six, port), (four, _) = target_of(VIP6), target_of(VIP4)
     found = f"[{{address: '{six}', family: 6}}, {{address: '{four}', family: 4}}]"
-    options = f"{{host: 'server', port: {port}, autoSelectFamily: true, lookup: (_, __, done) => done(null, {found})}}"
+    options = (
+        f"{{host: 'server', port: {port}, autoSelectFamily: true, "
+        f"autoSelectFamilyAttemptTimeout: {1000 * patience:.0f}, "
+        f"lookup: (_, __, done) => done(null, {found})}}"
+    )
     connect = (
         f"const dial = left => left && require('net').connect({options}, function() {{this.end(); dial(left - 1)}})"
     )
@@ -79,7 +83,8 @@ CLIENTS: Final = [
     pytest.param(Client(racer(0.3, VIP6, VIP4)), id="Go's dialer"),
     pytest.param(Client(racer(0.25, VIP4, VIP6)), id="gRPC"),
     pytest.param(Client(racer(0.02, VIP4, VIP4, VIP4), gives_up=True), id="hedged connects"),
-    pytest.param(Client(node()), id="Node", marks=pytest.mark.clients),
+    pytest.param(Client(node(0.25)), id="Node", marks=pytest.mark.clients),
+    pytest.param(Client(node(0.02), gives_up=True), id="Node, in a hurry", marks=pytest.mark.clients),
     pytest.param(Client(psql()), id="PostgreSQL", marks=pytest.mark.clients),
 ]
 

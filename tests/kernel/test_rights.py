@@ -17,10 +17,13 @@ from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import dial, wipe
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
+from tests.support.process import free_port
 from tests.support.sidecar import sidecar, status
 from tests.support.sockets import socket_maker
 from tests.support.srv_web import LOOPBACK, VIP, WEB, serve
 from tests.support.units import BESIDE, CLOSE, DATAPATH, as_unit, closing_service, load_as_unit, without
+from tests.support.web import get
+from tests.support.web_servers import web_servers
 
 
 class Right(NamedTuple):
@@ -110,6 +113,40 @@ def test_sidecar_works_as_the_units_run_it(loaded: str, cgroup: Path, knot: Knot
     assert [line for line in found.lines() if line["level"] != "info"] == []
     assert "127.0.0.2" in (directory / "state" / f"{loaded}.json").read_text()
     assert VIP in (directory / "state" / "hosts").read_text()
+
+
+@pytest.mark.parametrize(
+    ("check", "cause"),
+    [
+        ("off", "a failed connect, refused, and a failed probe"),
+        ("tcp", "check: Connection refused"),
+        ("http://web.example/health", "check: Connection refused"),
+        ("https://web.example/health", "check: TLS: wrong version number"),
+    ],
+)
+def test_servers_are_checked_and_probed_as_the_units_run_it(
+    loaded: str, cgroup: Path, knot: KnotServer, directory: Path, *, check: str, cause: str
+) -> None:
+    """Without any capability: a server that fails goes out and comes back, and certificate authorities are read."""
+    unit, port = without(BESIDE, directory, loaded), free_port()
+    options, env = follows(knot, directory)
+    options += ["--hold", "0s", "--check", check, "--check-interval", "300ms", "--metrics", f"127.0.0.1:{port}"]
+    with web_servers("127.0.0.1", "127.0.0.2", "127.0.0.3") as servers:
+        serve(knot, *(server.name for server in servers))
+        with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), env=env) as found:
+            found.wait_for(lambda: 'clb_probes_total{result="up"} 3.0' in get(port, "/metrics"), "all are reached")
+            if not check.startswith("https"):  # else no server passes
+                servers[0].stop()
+            if check == "off":
+                dial(cgroup, VIP, 80, 20)
+            found.wait_for(lambda: "server ejected" in found.events(), "it is ejected")
+            if not check.startswith("https"):
+                servers[0].start()
+                found.wait_for(lambda: "server returned" in found.events(), "it returns")
+                assert dial(cgroup, VIP, 80, 20) == ["ok"] * 20
+            assert found.stop() == 0
+    (line,) = [line for line in found.lines() if line["level"] != "info"]
+    assert (line["event"], line["cause"]) == ("server ejected", cause)
 
 
 def test_user_of_its_own_is_enough_and_keeps_others_out(

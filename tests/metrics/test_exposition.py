@@ -18,7 +18,9 @@ from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, Pool, RealServer, VirtualServer
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
+from tests.support.fake_servers import HEALTHY
 
+UNLOADED = Datapath(None, Installed(), {}, None, 0)
 ONE = RealServer(0, parse_address("10.0.0.7"), 80, 1)
 
 
@@ -44,3 +46,39 @@ def test_services_without_servers_are_those_whose_pools_add_up_to_none() -> None
                 pools[sample.labels["service"]] += int(sample.value)
     assert pools == {"web": 1, "mail": 0, "dns": 1}
     assert json.loads(report.status())["empty_services"] == ["mail"]
+
+
+def samples(report: Report, meters: Meters, name: str) -> dict[str, float]:
+    """Return the samples of a metric by the values of their labels."""
+    families = text_string_to_metric_families(exposition(report, meters).decode())
+    found = (sample for family in families for sample in family.samples if sample.name == name)
+    return {" ".join(sample.labels.values()): sample.value for sample in found}
+
+
+def test_servers_that_fail_their_checks() -> None:
+    """Only servers of services with checks have this series."""
+    two = RealServer(0, parse_address("10.0.0.8"), 80, 1)
+    servers = [virtual("web", "10.64.0.1:80", (ONE, two)), virtual("mail", "10.64.0.2:25", (ONE,))]
+    installed = plan(Installed(), {one.vip: one for one in servers}, complete=True).result
+    counted = {member: HEALTHY for one in installed.virtual.values() for member in one.servers}
+    datapath = Datapath(Info(LAYOUT, 0, "object", "build", "/sys/fs/cgroup"), installed, counted, None, 0)
+    check = {"address": "10.64.0.1", "port": 80, "protocol": "tcp", "check": "tcp", "down": {"10.0.0.8:80": "no"}}
+    report = Report("default", datapath, (), {"config_error": None, "last_sync": None, "checks": [check]})
+    assert samples(report, Meters(), "clb_check_failing") == {
+        "web 10.64.0.1:80 tcp 10.0.0.7:80": 0,
+        "web 10.64.0.1:80 tcp 10.0.0.8:80": 1,
+    }
+
+
+def test_checks_are_counted_for_each_service_that_has_them() -> None:
+    """One that services share counts for each; the series of a service without checks end."""
+    meters, report = Meters(), Report("default", UNLOADED, (), {"config_error": None, "last_sync": None})
+    meters.follow_checks({"web", "mail"})
+    meters.checked({"web", "mail"}, "passed", 0.1)
+    meters.checked({"web"}, "failed", 0.1)
+    web = {"passed web": 1, "failed web": 1, "local web": 0}
+    mail = {"passed mail": 1, "failed mail": 0, "local mail": 0}
+    assert samples(report, meters, "clb_checks_total") == web | mail
+    meters.follow_checks({"web"})
+    meters.checked({"mail"}, "passed", 0.1)
+    assert samples(report, meters, "clb_checks_total") == web

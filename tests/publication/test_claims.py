@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clb_discovery.model.address import in_network, parse_address, parse_network
 from clb_discovery.model.answer import Claim, OptIn, Refusal
-from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, Vip
+from clb_discovery.model.servers import Algorithm, HealthClaim, PassiveHealth, Protocol, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.automatic_vips import automatic_addresses
@@ -222,6 +222,10 @@ def test_settings_come_from_the_service_or_from_the_configuration() -> None:
     assert (found.algorithm, found.health.active) == (Algorithm.ROUND_ROBIN, False)
     assert found.vips[0].address == parse_address("10.64.0.1")
     assert found.health.connect_timeout_ms == PassiveHealth().connect_timeout_ms
-    limited = named._replace(opt_in=OptIn((VIPS[0],), connect_timeout_ms=700))
+    limited = named._replace(
+        opt_in=OptIn((VIPS[0],), health=HealthClaim(connect_timeout_ms=700, eject_first_ms=90_000))
+    )
     (found,) = resolve([], [limited], {}, RANGES).services
     assert found.health.connect_timeout_ms == 700
+    assert (found.health.eject_first_ms, found.health.eject_most_ms) == (90_000, 90_000)
+    assert found.health.silent_after_ms == named.service.health.silent_after_ms

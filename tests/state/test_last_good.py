@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import OptIn
-from clb_discovery.model.servers import Algorithm, Pools, Protocol, RealServer, pools
+from clb_discovery.model.servers import Algorithm, HealthClaim, Pools, Protocol, RealServer, pools
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.state import last_good as lastgood
 from clb_discovery.state.last_good import LastGood, decode, encode
@@ -59,12 +59,18 @@ def test_what_is_written_is_read(sets: dict[str, LastGood]) -> None:
 
 def test_document() -> None:
     """Files on disk have this format, so it changes with its version only."""
-    opt_in = OptIn((parse_vip("10.64.0.1:53/udp"),), (Protocol.TCP,), Algorithm.LEAST_CONN)
+    opt_in = OptIn(
+        (parse_vip("10.64.0.1:53/udp"),), (Protocol.TCP,), Algorithm.LEAST_CONN, (), HealthClaim(None, 1_000, 0)
+    )
     assert json.loads(encode({"consul:web": LastGood(Pools(), None, opt_in)}))["sources"]["consul:web"]["opt_in"] == {
         "vips": ["10.64.0.1:53/udp"],
         "automatic": ["tcp"],
         "algorithm": "least-conn",
         "connect_timeout_ms": None,
+        "silent_after_ms": 1_000,
+        "eject_after": 0,
+        "eject_first_ms": None,
+        "eject_most_ms": None,
     }
     document = (
         b'{"version":1,"sources":{"srv:web":{"answered":99,"servers":[[0,"10.0.0.1",80,1],[7,"fd00::1",8080,0]]}}}'

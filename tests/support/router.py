@@ -1,14 +1,19 @@
-"""A router that answers each TCP segment with an ICMP error, or drops it, after a delay as real ones do."""
+"""A router that answers each TCP segment with an ICMP error, or drops it, after a delay as real ones do.
+
+It can also play the packet filter of this host, which sends such errors from this host to itself.
+"""
 
 from __future__ import annotations
 
 import os
 import select
+import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Final
 
 from tests.support.tun import open_tun
@@ -20,24 +25,31 @@ _NETWORKS: Final = tuple(ERRORS)
 _DELAY: Final = 0.1
 """Seconds until it answers; an error during connect(2) itself, as on a slow machine, is not tested."""
 _TCP, _ICMP, _ICMPV6 = 6, 1, 58
+_HERE: Final = "10.99.0.1", "fd99::1"
 
 
 @contextmanager
-def router() -> Iterator[None]:
-    """Route to the hosts of `host_behind` while the block runs."""
-    tun, _ = open_tun("10.99.0.1/16", "fd99::1/16")
-    end, ended = os.pipe()
-    try:
-        thread = threading.Thread(target=_serve, args=(tun, end))
+def router(*, is_here: bool = False) -> Iterator[None]:
+    """Route to the hosts of `host_behind` while the block runs.
+
+    :param is_here: whether this host is the sender of the errors.
+    """
+    with ExitStack() as stack:
+        here, here6 = _HERE
+        tun, _ = open_tun(f"{here}/16", f"{here6}/16")
+        stack.callback(os.close, tun)
+        end, ended = os.pipe()
+        stack.callback(os.close, end)
+        send = partial(os.write, tun)
+        if is_here:
+            four = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, _ICMP))
+            six = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_RAW, _ICMPV6))
+            send = partial(_send_from_here, four, six)
+        thread = threading.Thread(target=_serve, args=(tun, end, send))
         thread.start()
-        try:
-            yield
-        finally:
-            os.close(ended)
-            thread.join()
-    finally:
-        os.close(end)
-        os.close(tun)
+        stack.callback(thread.join)
+        stack.callback(os.close, ended)
+        yield
 
 
 def host_behind(error: str, *, ipv6: bool) -> str:
@@ -46,13 +58,19 @@ def host_behind(error: str, *, ipv6: bool) -> str:
     return f"fd99:{number}::1" if ipv6 else f"10.99.{number}.1"
 
 
-def _serve(tun: int, end: int) -> None:
+def _serve(tun: int, end: int, send: Callable[[bytes], int]) -> None:
     while tun in select.select([tun, end], [], [])[0]:
         packet = os.read(tun, 65536)
         answer = _answer6(packet) if packet[0] >> 4 == 6 else _answer4(packet)
         if answer:
             time.sleep(_DELAY)
-            os.write(tun, answer)
+            send(answer)
+
+
+def _send_from_here(four: socket.socket, six: socket.socket, answer: bytes) -> int:
+    if answer[0] >> 4 == 6:
+        return six.sendto(answer[40:], (_HERE[1], 0))
+    return four.sendto(answer[20:], (_HERE[0], 0))
 
 
 def _answer4(packet: bytes) -> bytes | None:

@@ -20,6 +20,7 @@ from clb_discovery.model.answer import OptIn
 from clb_discovery.model.servers import (
     MAX_WEIGHT,
     Algorithm,
+    HealthClaim,
     PassiveHealth,
     Pool,
     Protocol,
@@ -57,7 +58,14 @@ OPT_IN: Final = st.builds(
     automatic=st.sets(st.sampled_from(Protocol)).map(lambda found: tuple(sorted(found))),
     algorithm=st.none() | st.sampled_from(Algorithm),
     refused=st.just(()),
-    connect_timeout_ms=st.none() | st.just(0) | st.integers(200, 120_000),
+    health=st.builds(
+        HealthClaim,
+        connect_timeout_ms=st.none() | st.just(0) | st.integers(200, 120_000),
+        silent_after_ms=st.none() | st.integers(0, 86_400_000),
+        eject_after=st.none() | st.integers(0, 1_000_000),
+        eject_first_ms=st.none() | st.integers(1, 86_400_000),
+        eject_most_ms=st.none() | st.integers(1, 86_400_000),
+    ),
 )
 """The opt-in of a service of a catalog, over the few VIPs."""
 

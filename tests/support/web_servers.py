@@ -12,9 +12,13 @@ from contextlib import ExitStack, contextmanager, suppress
 class WebServer:
     """Answers every request with one status. While it hangs it accepts nothing, so its kernel does all it ever does."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, port: int = 0) -> None:
+        """Serve.
+
+        :param port: 0 for a free one.
+        """
         self._host = host
-        self._listener = self._listening(0)
+        self._listener = self._listening(port)
         self.port: int = self._listener.getsockname()[1]
         self.name = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self.status = 200
@@ -55,10 +59,10 @@ class WebServer:
 
 
 @contextmanager
-def web_servers(*hosts: str) -> Iterator[list[WebServer]]:
-    """Serve on each host, on a port of its own."""
+def web_servers(*hosts: str, port: int = 0) -> Iterator[list[WebServer]]:
+    """Serve on each host, on a port of its own or on this one."""
     with ExitStack() as stack:
-        servers = [WebServer(host) for host in hosts]
+        servers = [WebServer(host, port) for host in hosts]
         for server in servers:
             stack.callback(server.stop)
         yield servers

@@ -13,6 +13,7 @@ TESTED: Final = (
     "test_dead_peers.py",
     "test_discovery.py",
     "test_endings.py",
+    "test_faults.py",
     "test_health.py",
     "test_home.py",
     "test_loading.py",

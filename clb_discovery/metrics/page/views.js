@@ -62,6 +62,7 @@ function realServer() {
       put(sign, glyph);
       put(word, shown);
       set(state, "class", `state ${color}`);
+      set(state, "title", server.check_failure ? `check: ${server.check_failure}` : "");
       set(node, "class", row);
       const part = all ? history.grownIn(SHARE_OVER) / all : null;
       shareBar.update(part, wanted);

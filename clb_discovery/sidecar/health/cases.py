@@ -12,7 +12,8 @@ others reach, or this process may be confined. Without a verdict the programs pr
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
@@ -114,7 +115,7 @@ class Cases:
         return any(case.terms is None for case in self._cases.values())
 
     @property
-    def members(self) -> Collection[bytes]:
+    def members(self) -> AbstractSet[bytes]:
         """The packed members that are suspect or out."""
         return self._cases.keys()
 
@@ -234,6 +235,22 @@ class Cases:
         case = self._cases.get(member)
         if case:
             self._remove(case)
+
+    def end(self, member: bytes, now: int) -> Iterator[News]:
+        """Close the case of a server that takes connects again, because its virtual server ejects no more."""
+        case = self._cases.get(member)
+        if case:
+            yield self._closed(case, now)
+
+    def overrule(self, member: bytes, moment: int) -> bool:
+        """Drop the case of a server that its checks have brought back; return whether it has none now.
+
+        :param moment: when the checks decided that; a later report of the programs counts.
+        """
+        case = self._cases.get(member)
+        if case and case.changed_at <= moment:
+            self._remove(case)
+        return member not in self._cases
 
     def _take(self, endpoint: Endpoint, now: int, found: list[Endpoint]) -> None:
         """Take an endpoint, unless it is being probed or its cases are over or due later."""

@@ -1,9 +1,15 @@
-"""The log lines about servers that were ejected or returned; those of a burst beyond a few are only counted."""
+"""The log lines about servers that were ejected or returned; those of a burst beyond a few are only counted.
+
+A server can be out because of failed connects and because of its checks at the same time: that is one line, with the
+cause that came first.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 import structlog
@@ -26,17 +32,32 @@ _WORDS: Final = {"silent": "unanswered", "timed-out": "timed out"}
 _log = structlog.stdlib.get_logger()
 
 
+class Side(Enum):
+    """What keeps a server out."""
+
+    CONNECTS = auto()
+    """The programs, because of failed connects, and then probes."""
+    CHECKS = auto()
+
+
+@dataclass(slots=True)
+class _Out:
+    sides: set[Side]
+    since: float | None  # when it was logged; None if it was out before this sidecar started
+
+
 class Lines:
-    """Logs what happens to servers."""
+    """Logs what happens to servers: a line when the first side puts one out, and one when the last side lets it in."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock  # returns seconds, and does not go backwards
+        self._out: dict[bytes, _Out] = {}
         self._burst_until = 0.0
         self._written = 0
         self._unsaid = 0
 
     def tell(self, news: News, installed: Installed, *, ejections: int | None, early: bool = False) -> None:
-        """Log a change of a server.
+        """Log a change of a server because of connects and probes.
 
         :param ejections: how often it was ejected in total; None if that is not known.
         :param early: it was ejected before this sidecar started.
@@ -44,15 +65,53 @@ class Lines:
         service, vip, server = _names(news.member, installed)
         if news.kind is Kind.EJECTED:
             cause = cause_in_words(news) + (", before this sidecar started" if early else "")
-            self.ejected(news.member, installed, cause, probe_in=news.probe_in, ejections=ejections)
+            if self._goes_out(news.member, Side.CONNECTS, early=early):
+                self._ejected(news.member, installed, cause, probe_in=news.probe_in, ejections=ejections)
         elif news.kind is Kind.RETURNED:
-            self.returned(news.member, installed, news.out_for)
+            self._returned(news.member, installed, Side.CONNECTS, news.out_for)
         elif news.kind is Kind.SUSPECTED:
             _log.debug("server suspected", service=service, vip=vip, server=server, cause=_last(news.change))
         elif news.kind is not Kind.CLEARED or news.verdict:  # else a connect of an application has cleared it
             _log.debug("server probed", service=service, vip=vip, server=server, result=str(news.kind))
 
-    def ejected(
+    def check_failed(self, member: bytes, installed: Installed, reason: str, *, early: bool) -> None:
+        """Log that a server is out because of its checks.
+
+        :param early: since before this sidecar started.
+        """
+        if self._goes_out(member, Side.CHECKS, early=early):
+            self._ejected(member, installed, f"check: {reason}")
+
+    def check_passed(self, member: bytes, installed: Installed, out_for: int) -> None:
+        """Log that a server is back because of its checks.
+
+        :param out_for: nanoseconds for which they kept it out.
+        """
+        self._returned(member, installed, Side.CHECKS, out_for)
+
+    def lets_in(self, member: bytes, side: Side) -> None:
+        """Note that this side has no objection to a server any more, without a line: the other side knows more."""
+        found = self._out.get(member)
+        if found:
+            found.sides.discard(side)
+            if not found.sides:
+                del self._out[member]
+
+    def flush(self, installed: Installed) -> None:
+        """Forget servers that have left, and log how many lines a burst that is over has lacked; for the main loop."""
+        self._out = {member: out for member, out in self._out.items() if installed.index_of(member) is not None}
+        self._count_unsaid()
+
+    def _goes_out(self, member: bytes, side: Side, *, early: bool) -> bool:
+        """Note that a server is out; return whether it was not before."""
+        found = self._out.get(member)
+        if found:
+            found.sides.add(side)
+        else:
+            self._out[member] = _Out({side}, None if early else self._clock())
+        return not found
+
+    def _ejected(
         self,
         member: bytes,
         installed: Installed,
@@ -61,10 +120,6 @@ class Lines:
         probe_in: int | None = None,
         ejections: int | None = None,
     ) -> None:
-        """Log that a server gets no connects for a while.
-
-        :param probe_in: nanoseconds until it is probed.
-        """
         if self._may_log():
             service, vip, server = _names(member, installed)
             seconds = None if probe_in is None else _seconds(probe_in)
@@ -78,18 +133,23 @@ class Lines:
                 ejections=ejections,
             )
 
-    def returned(self, member: bytes, installed: Installed, out_for: int | None) -> None:
-        """Log that a server takes connects again.
+    def _returned(self, member: bytes, installed: Installed, side: Side, out_for: int | None) -> None:
+        """Log that a server takes connects again, unless the other side keeps it out.
 
-        :param out_for: nanoseconds since it was ejected; None if that is not known.
+        :param out_for: nanoseconds for which this side kept it out; None if that is not known.
         """
+        found = self._out.get(member)
+        self.lets_in(member, side)
+        if member in self._out:
+            return
+        seconds = None if out_for is None else _seconds(out_for)
+        if found and found.since is not None:
+            seconds = max(seconds or 0.0, round(self._clock() - found.since, 1))
         if self._may_log():
             service, vip, server = _names(member, installed)
-            seconds = None if out_for is None else _seconds(out_for)
             _log.info("server returned", service=service, vip=vip, server=server, out_for=seconds)
 
-    def flush(self) -> None:
-        """Log how many lines a burst that is over has lacked; for the main loop."""
+    def _count_unsaid(self) -> None:
         if self._unsaid and self._clock() >= self._burst_until:
             _log.warning("more servers ejected or returned", count=self._unsaid)
             self._unsaid = 0
@@ -97,7 +157,7 @@ class Lines:
     def _may_log(self) -> bool:
         now = self._clock()
         if now >= self._burst_until:
-            self.flush()
+            self._count_unsaid()
             self._burst_until, self._written = now + BURST, 0
         if self._written == MOST:
             self._unsaid += 1

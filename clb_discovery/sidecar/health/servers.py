@@ -67,7 +67,7 @@ def out(maps: Maps, installed: Installed, known: Collection[bytes]) -> list[Seen
     verdicts = memoryview(steering).cast("Q")[0 :: _STEERING // 8]
     interesting = {index for index, until in enumerate(ejected) if until}
     interesting |= {index for index, decided in enumerate(verdicts) if decided}
-    interesting |= {index for index in (_index(installed, member) for member in known) if index is not None}
+    interesting |= {index for index in (installed.index_of(member) for member in known) if index is not None}
     found = []
     for index, member in _members(installed, interesting).items():
         server = elements.unpack_server(servers[index * _SIZE : (index + 1) * _SIZE])
@@ -91,7 +91,7 @@ def leases(maps: Maps, installed: Installed, now: int) -> dict[bytes, Steering]:
 
 def steer(maps: Maps, installed: Installed, verdicts: Mapping[bytes, Steering]) -> dict[bytes, Server]:
     """Write verdicts about members; return those that are still in a pool, with their counters."""
-    indexes = {member: _index(installed, member) for member in verdicts}
+    indexes = {member: installed.index_of(member) for member in verdicts}
     there = {member: index for member, index in indexes.items() if index is not None}
     maps.steer({index: verdicts[member] for member, index in there.items()})
     return {member: elements.unpack_server(maps.raw_server(index)) for member, index in there.items()}
@@ -105,7 +105,7 @@ def conclude(maps: Maps, installed: Installed, news: Sequence[News], now: int) -
 
 def _is_overruled(maps: Maps, installed: Installed, news: News, now: int) -> bool:
     """Tell whether checks have decided since the report that led to a probe, or keep the server out."""
-    index = _index(installed, news.member)
+    index = installed.index_of(news.member)
     if index is None or not _is_checked(installed, news.member):
         return False
     said = maps.steering(index)
@@ -139,11 +139,6 @@ def _terms(installed: Installed, member: bytes) -> Terms | None:
 def _is_checked(installed: Installed, member: bytes) -> bool:
     health = installed.virtual[_vip(member)].health
     return health is not None and health.checked
-
-
-def _index(installed: Installed, member: bytes) -> int | None:
-    published = installed.virtual.get(_vip(member))
-    return published.servers.get(member) if published else None
 
 
 def _vip(member: bytes) -> Vip:

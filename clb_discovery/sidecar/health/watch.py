@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
@@ -20,7 +20,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.ring import Ring
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Change, Server
+from clb_discovery.layout.elements import Change, ChangeKind, Server
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model.address import Address
@@ -28,7 +28,7 @@ from clb_discovery.model.servers import Vip
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.health import servers
 from clb_discovery.sidecar.health.cases import SECOND, Cases, Endpoint, Kind, News, endpoint_of
-from clb_discovery.sidecar.health.lines import Lines
+from clb_discovery.sidecar.health.lines import Side
 from clb_discovery.sidecar.health.probe import Result, probe
 from clb_discovery.sidecar.health.reached import Reached
 from clb_discovery.sidecar.publisher import Publisher
@@ -67,7 +67,6 @@ class HealthWatch:
         self._clock = clock
         self._cases = Cases(chance)
         self._reached = Reached(chance)
-        self._lines = Lines()
         self._installed = Installed()
         self._ring: Ring | None = None
         self._opened = -1  # which of the maps the ring buffer belongs to
@@ -81,9 +80,12 @@ class HealthWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        """Hear and probe while the block runs; the lease ends with it."""
-        self._spawn(self._hear())
+    async def listening(self, fails: Callable[[bytes], None]) -> AsyncIterator[None]:
+        """Hear and probe while the block runs; the lease ends with it.
+
+        :param fails: is called with a packed member when the programs report that it fails connects.
+        """
+        self._spawn(self._hear(fails))
         try:
             yield
         finally:
@@ -101,12 +103,18 @@ class HealthWatch:
                 self._listen(maps)
                 if self._incomplete or self._cases.has_unprobed:
                     await self._look_at_all(maps, installed)
-        self._lines.flush()
+        self._announcer.servers.flush(self._installed)
         self._start_probes()
 
-    def forget(self, member: bytes) -> None:
-        """Take a server as back in service, because its check has brought it back."""
-        self._cases.forget(member)
+    @property
+    def out(self) -> Collection[bytes]:
+        """The packed members that are suspect or out because of failed connects."""
+        return self._cases.members
+
+    def overrule(self, member: bytes, moment: int) -> None:
+        """Take a server as back in service, because its checks have decided that at this moment."""
+        if self._cases.overrule(member, moment):
+            self._announcer.servers.lets_in(member, Side.CONNECTS)
 
     @asynccontextmanager
     async def _maps(self) -> AsyncIterator[tuple[Maps, Installed]]:
@@ -152,22 +160,24 @@ class HealthWatch:
         if self._reports:
             self._rung.set()
 
-    async def _hear(self) -> None:
+    async def _hear(self, fails: Callable[[bytes], None]) -> None:
         """Take reports as they come, until cancelled."""
         while True:
             await self._rung.wait()
             self._rung.clear()
             with self._trying("cannot follow the health of servers"):
-                await self._take_reports()
+                await self._take_reports(fails)
             self._start_probes()
 
-    async def _take_reports(self) -> None:
+    async def _take_reports(self, fails: Callable[[bytes], None]) -> None:
         async with self._maps() as (maps, installed):
             changes = tuple(self._reports)
             self._reports.clear()
             found = await _in_thread(servers.reported, maps, installed, changes)
             now = self._clock()
             for change, seen in found:
+                if change.kind != ChangeKind.RETURNED:
+                    fails(seen.member)
                 for news in self._cases.heard(seen.member, seen.terms, change, now):
                     self._tell(news, installed, seen.server)
 
@@ -243,15 +253,14 @@ class HealthWatch:
                     self._cases.forget(one.member)
                 raise
             for one in news:
-                if one.verdict is None or one.member in found:  # else its checks tell of it
-                    self._tell(one, installed, found.get(one.member))
+                self._tell(one, installed, found.get(one.member))
 
     def _tell(self, news: News, installed: Installed, server: Server | None) -> None:
         if news.kind is Kind.SUSPECTED:
             self._meters.suspected()
         # The programs count the ejection of a suspect later, with the next connect.
         ejections = server.times_ejected + (news.failed_probe and server.suspect) if server else None
-        self._lines.tell(news, installed, ejections=ejections, early=not self._started)
+        self._announcer.servers.tell(news, installed, ejections=ejections, early=not self._started)
 
     def _adopt(self, installed: Installed) -> None:
         """Follow what has changed since the previous call: servers that have come or gone."""
@@ -272,11 +281,13 @@ class HealthWatch:
             self._reached.join(endpoint_of(member), now)
         for member in had - has:
             self._reached.leave(endpoint_of(member))
-            self._cases.forget(member)
-        if before and not (published and servers.ejects(published)):
-            for member in before.servers:
+        for member in before.servers.keys() & self._cases.members if before else ():
+            if not published or member not in published.servers:
                 self._cases.forget(member)
-        elif before and published and before.health != published.health:
+            elif not servers.ejects(published):
+                for news in self._cases.end(member, now):
+                    self._tell(news, self._installed, None)
+        if before and published and before.health != published.health:
             for member in published.servers:
                 self._cases.retime(member, servers.terms_of(vip, published))
 

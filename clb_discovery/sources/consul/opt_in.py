@@ -1,11 +1,11 @@
 """Parse the meta and tags by which instances in Consul's catalog claim virtual servers for their service.
 
 An instance opts its service in by the meta `clb-vip` (VIPs, or `auto`), by the tag `clb.vip=` with the same value, or
-by the plain tag `clb` for an automatic VIP; `clb-algorithm`, `clb-connect-timeout` and `clb-protocol` in the meta add
-to that. All of it is untrusted text.
+by the plain tag `clb` for an automatic VIP; `clb-algorithm`, `clb-protocol` and settings of passive health, such as
+`clb-silent-after`, in the meta add to that. All of it is untrusted text.
 
 Instances of one service may differ, for example while they are registered again one after the other. The VIPs of all of
-them count. Of the schedulers, and of the limits, the one that most instances name counts; on a tie, the lower one.
+them count. Of the schedulers, and of each setting, the one that most instances name counts; on a tie, the lower one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,21 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, TypeVar
 
 from clb_discovery.model.answer import OptIn, Refusal
-from clb_discovery.model.servers import Protocol, Vip
-from clb_discovery.model.text_forms import parse_algorithm, parse_connect_timeout, parse_vip
+from clb_discovery.model.servers import HealthClaim, Protocol, Vip
+from clb_discovery.model.text_forms import HEALTH, parse_algorithm, parse_vip
 
 META_VIP: Final = "clb-vip"
 META_ALGORITHM: Final = "clb-algorithm"
-META_CONNECT_TIMEOUT: Final = "clb-connect-timeout"
 META_PROTOCOL: Final = "clb-protocol"
+META_EJECT_TIME, META_EJECT_MAX = "clb-eject-time", "clb-eject-max"
+META_HEALTH: Final = {
+    "clb-connect-timeout": "connect_timeout_ms",
+    "clb-silent-after": "silent_after_ms",
+    "clb-eject-after": "eject_after",
+    META_EJECT_TIME: "eject_first_ms",
+    META_EJECT_MAX: "eject_most_ms",
+}
+"""Meta of settings of passive health, each with its field of `HealthClaim`."""
 TAG: Final = "clb"
 TAG_VIP: Final = "clb.vip="
 AUTOMATIC: Final = "auto"
@@ -47,7 +55,8 @@ class Claims(NamedTuple):
     """Each with the name of its meta or tag in front: `clb-vip=auto`."""
     algorithm: str | None
     protocol: str | None
-    connect_timeout: str | None = None
+    health: tuple[tuple[str, str], ...] = ()
+    """Settings of passive health, each with the name of its meta."""
 
 
 def claims(meta: object, tags: object) -> Claims | None:
@@ -65,8 +74,8 @@ def claims(meta: object, tags: object) -> Claims | None:
         vips.append(f"{META_VIP}={_text(meta[META_VIP]) or ''}")
     if not vips:
         return None
-    settings = (_text(meta.get(name)) for name in (META_ALGORITHM, META_PROTOCOL, META_CONNECT_TIMEOUT))
-    return Claims(tuple(vips), *settings)
+    health = tuple((name, text) for name in META_HEALTH if (text := _text(meta.get(name))) is not None)
+    return Claims(tuple(vips), _text(meta.get(META_ALGORITHM)), _text(meta.get(META_PROTOCOL)), health)
 
 
 def opt_in(instances: Iterable[Claims | None]) -> OptIn | None:
@@ -81,8 +90,7 @@ def opt_in(instances: Iterable[Claims | None]) -> OptIn | None:
     for one in sorted(counts, key=lambda one: (-counts[one], repr(one))):
         reading.read(one, counts[one])
     algorithm = reading.elect(META_ALGORITHM, {one: one.algorithm for one in counts}, counts, parse_algorithm, str)
-    limits = {one: one.connect_timeout for one in counts}
-    limit = reading.elect(META_CONNECT_TIMEOUT, limits, counts, parse_connect_timeout, int)
+    health = _elect_health(reading, counts)
     # Most frequent first, so that a single instance cannot displace VIPs that the others register.
     vips = sorted(reading.vips, key=lambda vip: (-reading.vips[vip], vip))
     if reading.unread:
@@ -99,8 +107,24 @@ def opt_in(instances: Iterable[Claims | None]) -> OptIn | None:
         tuple(sorted(reading.automatic)),
         algorithm,
         tuple(refused[:MAX_REFUSED]),
-        limit,
+        health,
     )
+
+
+def _elect_health(reading: _Reading, counts: Mapping[Claims, int]) -> HealthClaim:
+    texts = {one: dict(one.health) for one in counts}
+    elected = {
+        field: reading.elect(meta, {one: found.get(meta) for one, found in texts.items()}, counts, HEALTH[field], int)
+        for meta, field in META_HEALTH.items()
+    }
+    health = HealthClaim(**elected)
+    if health.eject_first_ms and health.eject_most_ms and health.eject_first_ms > health.eject_most_ms:
+        reading.refuse(
+            f"{META_EJECT_TIME} {health.eject_first_ms}ms",
+            f"is more than {META_EJECT_MAX} {health.eject_most_ms}ms; register a shorter one",
+        )
+        return health._replace(eject_first_ms=None, eject_most_ms=None)
+    return health
 
 
 class _Reading:

@@ -224,6 +224,27 @@ def test_a_probe_without_conclusions_is_repeated(world: World) -> None:
     assert world.wait() == 5 * SECOND
 
 
+def test_checks_that_bring_a_server_back_end_its_case_unless_it_has_failed_since(world: World) -> None:
+    """The later word counts: a report that is newer than the decision of the checks stays."""
+    world.heard(ChangeKind.EJECTED, NOW)
+    assert not world.cases.overrule(ONE, NOW - 1)
+    assert ONE in world.cases
+    assert world.cases.overrule(ONE, NOW + 1)
+    assert ONE not in world.cases
+    assert world.cases.overrule(ONE, NOW + 1)
+
+
+def test_a_server_that_nothing_ejects_any_more_has_returned(world: World) -> None:
+    """Its virtual server has other settings; a suspect was never out."""
+    world.heard(ChangeKind.EJECTED, NOW)
+    world.heard(ChangeKind.SUSPECT, NOW, of=TWO)
+    (returned,) = world.cases.end(ONE, NOW + 7 * SECOND)
+    assert (returned.kind, returned.out_for) == (Kind.RETURNED, 7 * SECOND)
+    assert kinds(list(world.cases.end(TWO, NOW))) == [Kind.CLEARED]
+    assert list(world.cases.end(ONE, NOW)) == []
+    assert not world.cases.members
+
+
 def test_a_server_that_has_left_is_forgotten(world: World) -> None:
     """Its probes stop, and a running one has no consequences."""
     world.heard(ChangeKind.EJECTED)
@@ -273,6 +294,8 @@ _PROBES = st.tuples(st.just("probe"), st.sampled_from([True, False, None]), st.b
 _OTHERS = st.one_of(
     st.tuples(st.just("wait"), st.integers(0, 100 * SECOND)),
     st.tuples(st.just("forget"), _MEMBERS),
+    st.tuples(st.just("overrule"), _MEMBERS),
+    st.tuples(st.just("end"), _MEMBERS),
     st.tuples(st.just("retime"), _MEMBERS, st.sampled_from([None, TERMS, Terms(1, 2)])),
 )
 
@@ -297,6 +320,10 @@ def _story(steps: list[tuple[object, ...]]) -> Iterator[tuple[Cases, list[News],
             case ("forget", bytes(of)):
                 cases.forget(of)
                 news = [News(Kind.RETURNED, of)]
+            case ("overrule", bytes(of)):
+                news = [News(Kind.RETURNED, of)] * cases.overrule(of, now)
+            case ("end", bytes(of)):
+                news = list(cases.end(of, now))
             case ("retime", bytes(of), (None | Terms()) as terms):
                 cases.retime(of, terms)
         started = cases.due(now, 2)

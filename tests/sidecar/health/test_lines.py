@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from clb_discovery.documents.causes import Cause
@@ -15,7 +17,7 @@ from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.servers import PassiveHealth
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.sidecar.health.cases import SECOND, Kind, News
-from clb_discovery.sidecar.health.lines import BURST, Lines, cause_in_words
+from clb_discovery.sidecar.health.lines import BURST, Lines, Side, cause_in_words
 from tests.support.plane import real
 
 VIP = parse_vip("10.64.0.1:80")
@@ -120,13 +122,82 @@ def test_causes_in_words(in_row: int, cause: int, expected: str, *, failed_probe
 
 def test_lines_of_a_burst_are_bounded(lines: Lines, clock: Clock, written: list[Any]) -> None:
     """If a whole site goes down, some servers are named and the others counted, once the burst is over."""
-    for _ in range(100):
+    for _ in range(50):
         lines.tell(EJECTED, INSTALLED, ejections=1)
-    lines.flush()
+        lines.tell(RETURNED, INSTALLED, ejections=None)
+    lines.flush(INSTALLED)
     assert len(written) == 32
     clock.now += BURST
-    lines.flush()
-    lines.flush()
+    lines.flush(INSTALLED)
+    lines.flush(INSTALLED)
     assert written[32:] == [{"log_level": "warning", "event": "more servers ejected or returned", "count": 68}]
     lines.tell(RETURNED, INSTALLED, ejections=None)
     assert len(written) == 34
+
+
+def events(written: list[Any]) -> list[tuple[str, object]]:
+    """Return the lines with the cause of each ejection, and with the time out of each return."""
+    return [(line["event"], line.get("cause", line.get("out_for"))) for line in written]
+
+
+def test_a_server_that_both_sides_put_out_has_one_line_each_way(lines: Lines, clock: Clock, written: list[Any]) -> None:
+    """It has the cause that came first, and returns with the last side; the time out is that of both."""
+    lines.check_failed(MEMBER, INSTALLED, "HTTP 503", early=False)
+    clock.now += 5
+    lines.tell(EJECTED, INSTALLED, ejections=1)
+    clock.now += 5
+    lines.check_passed(MEMBER, INSTALLED, 10 * SECOND)
+    clock.now += 5
+    lines.tell(RETURNED._replace(out_for=10 * SECOND), INSTALLED, ejections=1)
+    assert events(written) == [("server ejected", "check: HTTP 503"), ("server returned", 15.0)]
+
+
+def test_a_check_that_fails_after_connects_adds_no_line(lines: Lines, clock: Clock, written: list[Any]) -> None:
+    """Connects put it out, a probe reaches it, and its check keeps it out for longer."""
+    lines.tell(EJECTED, INSTALLED, ejections=1)
+    clock.now += 5
+    lines.check_failed(MEMBER, INSTALLED, "no answer", early=False)
+    lines.tell(RETURNED, INSTALLED, ejections=1)
+    lines.tell(EJECTED, INSTALLED, ejections=2)
+    lines.lets_in(MEMBER, Side.CONNECTS)
+    clock.now += 20
+    lines.check_passed(MEMBER, INSTALLED, 20 * SECOND)
+    cause = "3 failed connects in a row, the last one unanswered"
+    assert events(written) == [("server ejected", cause), ("server returned", 25.0)]
+
+
+def test_of_a_server_that_was_out_before_only_what_is_known_is_told(
+    lines: Lines, clock: Clock, written: list[Any]
+) -> None:
+    """The sidecar has not seen it go out, so its own clock does not count."""
+    lines.check_failed(MEMBER, INSTALLED, "failed earlier", early=True)
+    clock.now += 5
+    lines.check_passed(MEMBER, INSTALLED, 60 * SECOND)
+    assert events(written) == [("server ejected", "check: failed earlier"), ("server returned", 60.0)]
+
+
+def test_a_server_that_left_begins_anew(lines: Lines, written: list[Any]) -> None:
+    """If it comes back and fails again, that is a line."""
+    lines.tell(EJECTED, INSTALLED, ejections=1)
+    lines.flush(Installed())
+    lines.tell(EJECTED, INSTALLED, ejections=1)
+    assert [event for event, _ in events(written)] == ["server ejected"] * 2
+
+
+@given(st.lists(st.tuples(st.sampled_from(Side), st.booleans()), max_size=30))
+def test_lines_of_a_server_take_turns(steps: list[tuple[Side, bool]]) -> None:
+    """In whatever order both sides put it out and let it in: out with the first one, in with the last one."""
+    lines, sides = Lines(Clock()), set[Side]()
+    with capture_logs() as written:
+        for side, out in steps:
+            if out == (side in sides):
+                continue  # a side repeats nothing
+            before, sides = bool(sides), sides ^ {side}
+            said = len(written)
+            if side is Side.CONNECTS:
+                lines.tell(EJECTED if out else RETURNED, INSTALLED, ejections=1)
+            elif out:
+                lines.check_failed(MEMBER, INSTALLED, "x", early=False)
+            else:
+                lines.check_passed(MEMBER, INSTALLED, 0)
+            assert len(written) - said == (before != bool(sides))

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -80,6 +81,7 @@ class World(FakeServers):
         self.times_recreated = 0
         self._lock = asyncio.Lock()
         self.meters = Meters()
+        self.failed: list[bytes] = []
         publisher: Any = self
         self.watch = HealthWatch(publisher, Announcer(), self.meters, chance=lambda: 0.0)
 
@@ -121,7 +123,7 @@ class World(FakeServers):
                 await asyncio.sleep(0.05)
 
         async def play() -> None:
-            async with self.watch.listening():
+            async with self.watch.listening(self.failed.append):
                 looking = asyncio.create_task(main_loop())
                 try:
                     await asyncio.wait_for(story(), patient(20))
@@ -155,6 +157,7 @@ def test_a_suspect_is_probed_and_the_programs_are_told() -> None:
             server.refuse()
             world.report(ChangeKind.SUSPECT)
             await until(lambda: world.said[1].out_until > 0)
+            assert world.failed == [*world.installed.virtual[VIP].servers]
             first = world.said[1]
             await until(lambda: world.said[1].decided_at > first.decided_at)
             server.accept()
@@ -239,6 +242,32 @@ def test_probes_at_the_same_time_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
     world.run(story)
     assert most == watch.MOST_PROBES
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [({"eject_after": 0}, True), ({"suspicion": False}, False), ({"eject_most_ms": 2_000}, False)],
+    ids=["no ejection", "no suspicion", "other times"],
+)
+def test_other_settings_of_a_server_that_is_out(*, settings: dict[str, Any], ends: bool) -> None:
+    """If nothing ejects it any more, that is its return; otherwise its return is told when it comes."""
+    world = World(["127.0.0.1:9"])
+
+    async def story() -> None:
+        world.servers[1] = HEALTHY._replace(ejected_until=1 << 62, changed_at=1, in_row=3)
+        await until(lambda: bool(world.watch.out))
+        published = world.installed.virtual[VIP]
+        changed = replace(published, health=replace(HEALTH, **settings))
+        world.installed = replace(world.installed, virtual={VIP: changed})
+        await asyncio.sleep(0.2)
+        assert bool(world.watch.out) is not ends
+        world.servers[1] = HEALTHY
+        world.report(ChangeKind.RETURNED)
+        await until(lambda: not world.watch.out)
+
+    lines = world.run(story)
+    told = [line["event"] for line in lines if line["log_level"] in {"info", "warning"}]
+    assert told == ["server ejected", "server returned"]
 
 
 def test_lost_reports_lead_to_a_look_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

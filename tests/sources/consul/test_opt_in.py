@@ -10,9 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.model.answer import OptIn, Refusal
-from clb_discovery.model.servers import Algorithm, Protocol
+from clb_discovery.model.servers import Algorithm, HealthClaim, Protocol
 from clb_discovery.model.text_forms import parse_vip
-from clb_discovery.sources.consul.opt_in import MAX_READ, MAX_REFUSED, MAX_TEXT, MAX_VIPS, Claims, claims, opt_in
+from clb_discovery.sources.consul.opt_in import (
+    MAX_READ,
+    MAX_REFUSED,
+    MAX_TEXT,
+    MAX_VIPS,
+    META_HEALTH,
+    Claims,
+    claims,
+    opt_in,
+)
 
 TEXT: Final = st.sampled_from(
     ["auto", "", ",", "10.64.0.1:80", "10.64.0.1,[fd00::1]", "10.64.0.1:0", "127.0.0.1:x", "224.0.0.1", "least-conn"]
@@ -28,7 +37,7 @@ JSON: Final = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["clb-vip", "clb-algorithm", "clb-connect-timeout", "clb-protocol"]) | st.text(max_size=3),
+            st.sampled_from(["clb-vip", "clb-algorithm", "clb-protocol", *META_HEALTH]) | st.text(max_size=3),
             inner,
             max_size=3,
         )
@@ -69,9 +78,29 @@ def refusals(meta: dict[str, str], *tags: str) -> list[str]:
         (
             {"clb-vip": "auto", "clb-connect-timeout": "700ms"},
             [],
-            OptIn((), (Protocol.TCP,), connect_timeout_ms=700),
+            OptIn((), (Protocol.TCP,), health=HealthClaim(connect_timeout_ms=700)),
         ),
-        ({"clb-vip": "auto", "clb-connect-timeout": "off"}, [], OptIn((), (Protocol.TCP,), connect_timeout_ms=0)),
+        (
+            {"clb-vip": "auto", "clb-connect-timeout": "off"},
+            [],
+            OptIn((), (Protocol.TCP,), health=HealthClaim(connect_timeout_ms=0)),
+        ),
+        (
+            {
+                "clb-vip": "auto",
+                "clb-silent-after": "1s",
+                "clb-eject-after": "5",
+                "clb-eject-time": "2s",
+                "clb-eject-max": "30s",
+            },
+            [],
+            OptIn((), (Protocol.TCP,), health=HealthClaim(None, 1_000, 5, 2_000, 30_000)),
+        ),
+        (
+            {"clb-vip": "auto", "clb-silent-after": "off", "clb-eject-after": "0"},
+            [],
+            OptIn((), (Protocol.TCP,), health=HealthClaim(silent_after_ms=0, eject_after=0)),
+        ),
         ({}, ["clb"], OptIn((), (Protocol.TCP,))),
         ({"clb-algorithm": "round-robin"}, ["x", "clb"], OptIn((), (Protocol.TCP,), Algorithm.ROUND_ROBIN)),
         ({}, ["clb.vip=10.64.0.1:6379"], OptIn((parse_vip("10.64.0.1:6379"),))),
@@ -134,7 +163,7 @@ def test_the_limit_that_most_instances_name_counts() -> None:
                 "is outvoted by instances that register 500ms; register all of them with one",
             ),
         ),
-        connect_timeout_ms=500,
+        health=HealthClaim(connect_timeout_ms=500),
     )
 
 
@@ -166,6 +195,20 @@ def test_the_limit_that_most_instances_name_counts() -> None:
             {"clb-vip": "auto", "clb-connect-timeout": "1h"},
             [],
             ["clb-connect-timeout '1h' is outside 200ms to 2m, or off"],
+        ),
+        (
+            {"clb-vip": "auto", "clb-silent-after": "2d"},
+            [],
+            ["clb-silent-after '2d' is not a duration; register 30s", ", or off"],
+        ),
+        ({"clb-vip": "auto", "clb-silent-after": "25h"}, [], ["clb-silent-after '25h' is outside 1ms to 24h, or off"]),
+        ({"clb-vip": "auto", "clb-eject-after": "-1"}, [], ["clb-eject-after '-1' is not a number from 0 to 1000000"]),
+        ({"clb-vip": "auto", "clb-eject-after": "9" * 9999}, [], ["clb-eject-after '999"]),
+        ({"clb-vip": "auto", "clb-eject-time": "0s"}, [], ["clb-eject-time '0s' is outside 1ms to 24h"]),
+        (
+            {"clb-vip": "auto", "clb-eject-time": "2m", "clb-eject-max": "1m"},
+            [],
+            ["clb-eject-time 120000ms is more than clb-eject-max 60000ms; register a shorter one"],
         ),
         (
             {"clb-vip": "auto", "clb-protocol": "sctp"},
