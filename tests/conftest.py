@@ -69,6 +69,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.getoption("--check") and needs_machine(_path(collection_path)) else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what `--check` does not run, and keep together what pytest-xdist runs in one process.
 
@@ -76,7 +77,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     each of them compiles for seconds. All other tests go one by one to the process that is ready first: they use names,
     ports and cgroups of their own, and each process has its own network.
     Before Linux 6.7 one test changes a limit of all networks: the tests that it could disturb stay together with it.
-    Tests that stay together begin first, so that no process is left alone with them at the end.
+    Tests that stay together begin first, so that no process is left alone with them at the end. This hook has to run
+    before that of pytest-xdist, which reads the marks.
     """
     if config.getoption("--check"):
         by_need: dict[bool, list[pytest.Item]] = {True: [], False: []}
@@ -94,11 +96,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
-def pytest_collection_finish() -> None:
-    """Keep Python's garbage collector from looking at thousands of tests and modules again and again.
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check that pytest-xdist knows what stays together, and keep Python's garbage collector from looking at it all.
 
-    It looks more rarely at all others, too: tests make far more objects than an application does, and few in cycles.
+    The collector would look at thousands of tests and modules again and again. It looks more rarely at all others, too:
+    tests make far more objects than an application does, and few in cycles.
     """
+    if getattr(session.config.option, "loadgroup", False):
+        marks = ((item.nodeid, item.get_closest_marker("xdist_group")) for item in session.items)
+        unseen = [test for test, mark in marks if mark and not test.endswith(f"@{mark.args[0]}")]
+        assert not unseen, f"pytest-xdist has not seen the groups of {len(unseen)} tests, such as {unseen[0]}"
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
