@@ -167,7 +167,7 @@ def _neighbours(options: Options, pins: Pins, vips: Collection[Vip]) -> Iterator
         where = str(target(options, pins))
     except ClbError:  # another check reports it
         return
-    for overlap in overlaps(where, vips, others(pins)):
+    for overlap in overlaps(where, vips, others(pins, where)):
         what = f"instance {overlap.instance}"
         if overlap.relation == BELOW:
             yield Finding(what, None, str(overlap), warns=True)

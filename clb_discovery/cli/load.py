@@ -29,7 +29,7 @@ def main(typed: argparse.Namespace) -> int:
         loader.load(pins, target, options.loader, room=room, alone=alone, outcomes=outcomes)
         if not outcomes:
             loader.leave_outcomes_unless_traced(pins)
-        near = [one for one in others(pins) if relation(str(target), one.cgroup)]
+        near = [one for one in others(pins, target) if relation(str(target), one.cgroup)]
         instance.write_loaded(cgroup.identity(target) or 0, near)
         if typed.group is not None:
             handover.share(pins, typed.group)

@@ -15,17 +15,21 @@ from clb_discovery.layout import structs
 from clb_discovery.layout.chains import read_chains
 from clb_discovery.layout.structs import Map
 from clb_discovery.model import own_servers
-from clb_discovery.model.neighbours import Neighbour, Overlap, overlaps
+from clb_discovery.model.neighbours import Neighbour, Overlap, overlaps, relation
 from clb_discovery.model.servers import Vip
 
 
-def others(own: Pins) -> list[Neighbour]:
-    """Return the other loaded instances, with their VIPs. Instances that we are not allowed to read are left out."""
+def others(own: Pins, cgroup: Path | str) -> list[Neighbour]:
+    """Return the other loaded instances. Instances that we are not allowed to read are left out.
+
+    :param cgroup: the cgroup that our programs are attached to. Reading VIPs takes 30 ms, so those of an instance that
+        shares no process with it are left out.
+    """
     try:
         names = sorted(path.name for path in own.home.parent.iterdir() if path.name != own.instance)
     except OSError:
         return []
-    found = (_neighbour(name) for name in names)
+    found = (_neighbour(name, str(cgroup)) for name in names)
     return [one for one in found if one is not None]
 
 
@@ -35,15 +39,18 @@ def find_overlaps(own: Pins, cgroup: Path | str, known: Iterable[Neighbour] = ()
     :param cgroup: the cgroup that our programs are attached to.
     :param known: instances from another source; pins that can be read take precedence.
     """
-    neighbours = {one.instance: one for one in (*known, *others(own))}
-    return overlaps(str(cgroup), _vips(own), neighbours.values()) if neighbours else []
+    neighbours = {one.instance: one for one in (*known, *others(own, cgroup))}
+    near = [one for one in neighbours.values() if one.vips and relation(str(cgroup), one.cgroup)]
+    return overlaps(str(cgroup), _vips(own), near) if near else []
 
 
-def _neighbour(name: str) -> Neighbour | None:
+def _neighbour(name: str, cgroup: str) -> Neighbour | None:
     try:
         pins = Pins(name)
         info = read_info(pins)
-        return Neighbour(name, info.cgroup, _vips(pins)) if info else None
+        if info is None:
+            return None
+        return Neighbour(name, info.cgroup, _vips(pins) if relation(cgroup, info.cgroup) else ())
     except (ClbError, OSError):  # not loaded, of another layout, just unloaded, or no permission
         return None
 

@@ -6,9 +6,16 @@ import json
 from pathlib import Path
 from uuid import uuid4
 
-from tests.support.dataplane import wipe
+from clb_discovery.datapath.neighbours import others
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.model.text_forms import parse_vip
+from tests.support.cgroups import made_cgroup
+from tests.support.dataplane import publish, wipe
 from tests.support.process import wait_until
 from tests.support.sidecar import clb, sidecar, status
+from tests.support.spares import Spares, loaded_instance
+
+instance = loaded_instance
 
 VIP, OWN = "10.64.0.1", "10.64.0.2"
 
@@ -78,3 +85,17 @@ def test_instances_with_vips_of_their_own_are_silent(instance: str, cgroup: Path
                 assert found.stop() == 0
     finally:
         wipe(other)
+
+
+def test_only_vips_that_can_overlap_are_read(spares: Spares, cgroup: Path) -> None:
+    """Reading takes 30 ms an instance, so those on cgroups beside ours are named without their VIPs."""
+    with (
+        made_cgroup() as beside,
+        spares.taken(cgroup) as own,
+        spares.taken(cgroup) as near,
+        spares.taken(beside) as far,
+    ):
+        for name in (near, far):
+            publish(name, {f"{VIP}:80": ["10.0.0.1:80"]})
+        found = {one.instance: one.vips for one in others(Pins(own), cgroup)}
+        assert (found[near], found[far]) == ([parse_vip(f"{VIP}:80")], ())
