@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -71,7 +70,7 @@ def temporary_child(parent: Path, name: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         child = None
         while child is None or not child.exists():  # another process may have removed it before it was locked
-            child = parent / f"{name}-{secrets.token_hex(8)}"
+            child = parent / f"{name}-{os.urandom(8).hex()}"
             child.mkdir()
             with contextlib.suppress(FileNotFoundError):
                 stack.enter_context(_locked(child))

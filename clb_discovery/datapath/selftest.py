@@ -3,15 +3,16 @@
 The same connect can teach them which network namespace is home.
 
 An existing link is no proof: its cgroup may be gone, or another hierarchy may be in use. Unless this process is in the
-cgroup, a short-lived child (this module as a program) makes the connect, in a temporary cgroup below it.
+cgroup, a short-lived child (`selftest_child.py`) makes the sockets for the connect, in a temporary cgroup below it.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +26,9 @@ from clb_discovery.model import own_servers
 from clb_discovery.model.address import format_address, is_ipv4
 from clb_discovery.model.servers import Vip
 
+_CHILD: Final = Path(__file__).with_name("selftest_child.py")
 _TIMEOUT: Final = 10.0
-_NOT_REFUSED: Final = 3
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _SO_COOKIE: Final = 57  # of asm-generic/socket.h
 
 
@@ -38,8 +40,8 @@ def run(instance: str, cgroup: Path, home: int | None = None) -> str | None:
     """
     load = load_command(instance, cgroup)
     try:
-        inside = cgroups.contains_self(cgroup)
-        refused = _are_refused(instance, home) if inside else _are_refused_inside(cgroup, instance, home)
+        with _made_here() if cgroups.contains_self(cgroup) else _made_inside(cgroup) as sockets:
+            refused = all(_is_refused(sockets, vip, home) for vip in own_servers.virtual_servers(instance))
     except (OSError, subprocess.SubprocessError, HostError) as error:
         if isinstance(error, OSError) and cgroups.identity(cgroup) is None:
             return f"{cgroup} is gone; when it is back a sidecar attaches to it again, or run: {load}"
@@ -47,38 +49,46 @@ def run(instance: str, cgroup: Path, home: int | None = None) -> str | None:
     return None if refused else f"connects in {cgroup} do not run the programs; run: {load}"
 
 
-def _are_refused_inside(cgroup: Path, instance: str, home: int | None) -> bool:
-    passed = [] if home is None else [home]
-    with cgroups.temporary_child(cgroup, "clb-discovery-selftest") as child:
-        # -P: never from the current directory
-        command = [sys.executable, "-P", "-m", __name__, str(child), instance, *map(str, passed)]
+@contextmanager
+def _made_here() -> Iterator[list[socket.socket]]:
+    with ExitStack() as stack:
+        made = []
+        for family in _FAMILIES:
+            with suppress(OSError):
+                made.append(stack.enter_context(socket.socket(family, socket.SOCK_DGRAM)))
+        yield made
+
+
+@contextmanager
+def _made_inside(cgroup: Path) -> Iterator[list[socket.socket]]:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ExitStack() as stack, here, there:
+        child = stack.enter_context(cgroups.temporary_child(cgroup, "clb-discovery-selftest"))
+        # Isolated: never from the current directory, and without the packages of the site, which it does not need.
+        command = [sys.executable, "-IS", str(_CHILD), str(child), str(there.fileno())]
         result = subprocess.run(  # noqa: S603 - our own interpreter and code
-            command, check=False, capture_output=True, timeout=_TIMEOUT, pass_fds=passed
+            command, check=False, capture_output=True, timeout=_TIMEOUT, pass_fds=[there.fileno()]
         )
-    if result.returncode not in {0, _NOT_REFUSED}:
-        said = result.stderr.decode(errors="replace").strip().splitlines()
-        raise OSError(said[-1] if said else f"it ended with {result.returncode}")
-    return result.returncode == 0
+        if result.returncode != 0:
+            said = result.stderr.decode(errors="replace").strip().splitlines()
+            raise OSError(said[-1] if said else f"it ended with {result.returncode}")
+        _, descriptors, _, _ = socket.recv_fds(here, 16, len(_FAMILIES))
+        yield [stack.enter_context(socket.socket(fileno=descriptor)) for descriptor in descriptors]
 
 
-def _are_refused(instance: str, home: int | None = None) -> bool:
-    return all(_is_refused(vip, home) for vip in own_servers.virtual_servers(instance))
-
-
-def _is_refused(vip: Vip, home: int | None) -> bool:
-    try:
-        sock = socket.socket(socket.AF_INET if is_ipv4(vip.address) else socket.AF_INET6, socket.SOCK_DGRAM)
-    except OSError:  # without this family in the kernel there are no connects to balance
+def _is_refused(sockets: Sequence[socket.socket], vip: Vip, home: int | None) -> bool:
+    family = socket.AF_INET if is_ipv4(vip.address) else socket.AF_INET6
+    sock = next((one for one in sockets if one.family == family), None)
+    if sock is None:  # without this family in the kernel there are no connects to balance
         return True
-    with sock:
-        if home is not None:
-            _announce(sock, home)
-        try:
-            sock.connect((format_address(vip.address), vip.port))
-        except (ConnectionRefusedError, PermissionError):
-            return True
-        except OSError:
-            return False
+    if home is not None:
+        _announce(sock, home)
+    try:
+        sock.connect((format_address(vip.address), vip.port))
+    except (ConnectionRefusedError, PermissionError):
+        return True
+    except OSError:
+        return False
     return False
 
 
@@ -87,8 +97,3 @@ def _announce(sock: socket.socket, home: int) -> None:
     cookie = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), sys.byteorder)
     known = elements.unpack_home(bpf.lookup(home, elements.INFO_KEY, HOME.size) or bytes(HOME.size))
     bpf.update(home, elements.INFO_KEY, elements.pack_home(known._replace(learner=cookie)))
-
-
-if __name__ == "__main__":
-    (Path(sys.argv[1]) / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
-    sys.exit(0 if _are_refused(sys.argv[2], *map(int, sys.argv[3:])) else _NOT_REFUSED)

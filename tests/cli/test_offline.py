@@ -51,7 +51,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(socket.socket, name, forbidden, raising=False)
     lacking = Finding("privileges", HostError("CAP_BPF is missing; run as root"))
     monkeypatch.setattr("clb_discovery.cli.check.privileges", lambda: lacking)
-    monkeypatch.setattr("clb_discovery.cli.check.others", lambda _: [])
+    monkeypatch.setattr("clb_discovery.cli.check.others", lambda *_: [])
     monkeypatch.setattr("clb_discovery.cli.check.unreadable_files", lambda _: ())  # the user may exist here
     for command in ("check", "plan"):
         monkeypatch.setattr(f"clb_discovery.cli.{command}.read_installed", unreadable)

@@ -15,6 +15,7 @@ from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.knot import KnotServer
 from tests.support.plane import OBJECTS, VIP4, VIP6, Plane, loaded_plane
+from tests.support.spares import Spares
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +31,17 @@ def cgroup() -> Iterator[Path]:
 
 
 @pytest.fixture
-def instance() -> Iterator[str]:
-    """Return the name of an instance that no other test uses; its data plane is removed at the end."""
+def new_instance() -> Iterator[str]:
+    """Return the name of an instance that no other test uses, not loaded yet; its data plane is removed at the end."""
     name = f"test-{uuid4().hex[:8]}"
     yield name
     wipe(name)
+
+
+@pytest.fixture
+def instance(new_instance: str) -> str:
+    """Return that name. Files whose tests are not about loading assign `loaded_instance` to this one."""
+    return new_instance
 
 
 @pytest.fixture
@@ -59,9 +66,17 @@ def knot() -> Iterator[KnotServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def spares() -> Iterator[Spares]:
+    """Return the loaded data planes that no test uses at present."""
+    found = Spares()
+    yield found
+    found.close()
+
+
 @pytest.fixture(scope="module", params=OBJECTS)
-def _plane_of_module(request: pytest.FixtureRequest) -> Iterator[Plane]:
-    with loaded_plane(request.param) as found:
+def _plane_of_module(spares: Spares, request: pytest.FixtureRequest) -> Iterator[Plane]:
+    with loaded_plane(spares, request.param) as found:
         yield found
 
 

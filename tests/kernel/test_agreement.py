@@ -15,7 +15,10 @@ from tests.support.agreement import Case, assert_agreement
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import wipe
 from tests.support.knot import KnotServer
-from tests.support.sidecar import clb, status
+from tests.support.sidecar import clb_here, status
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 V4, V6 = "10.64.0.1:80", "[fd00:64::1]:80"
 REDIS: Final = "10.64.0.1:6379"
@@ -150,11 +153,11 @@ def test_mistakes_in_a_file(instance: str, cgroup: Path, tmp_path: Path, name: s
     file.write_text(MISTAKES[name])
     given = ["--config", str(file), "--instance", instance]
     commands = (
-        clb("run", "--once", *given, "--cgroup", cgroup),
-        clb("plan", *given),
-        clb("plan", "--offline", *given),
-        clb("check", *given, "--cgroup", cgroup),
-        clb("check", "--offline", *given, "--cgroup", cgroup),
+        clb_here("run", "--once", *given, "--cgroup", cgroup),
+        clb_here("plan", *given),
+        clb_here("plan", "--offline", *given),
+        clb_here("check", *given, "--cgroup", cgroup),
+        clb_here("check", "--offline", *given, "--cgroup", cgroup),
     )
     assert [one.returncode for one in commands] == [2] * len(commands)
     (line,) = {one.stderr.splitlines()[-1].removeprefix("<3>") for one in commands}
@@ -169,11 +172,11 @@ def test_another_instance_on_the_vip(instance: str, cgroup: Path, tmp_path: Path
     file = tmp_path / "clb.toml"
     file.write_text(f'[[service]]\nname = "web"\nvip = "{V4}"\nservers = ["10.0.0.1:1"]\n')
     try:
-        assert clb("run", "--once", "--config", file, "--instance", other, "--cgroup", cgroup).returncode == 0
+        assert clb_here("run", "--once", "--config", file, "--instance", other, "--cgroup", cgroup).returncode == 0
         words = [f"FAIL  instance {other}: ", V4]
         assert_agreement(instance, ours, Case("", {V4: 1}, words), ["--config", file])
         assert [one["relation"] for one in status(instance)["datapath"]["overlaps"]] == [relation]
-        assert clb("check", "--config", file, "--instance", instance, "--cgroup", ours).returncode == 3
+        assert clb_here("check", "--config", file, "--instance", instance, "--cgroup", ours).returncode == 3
     finally:
         wipe(other)
         wipe(instance)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from tests.support.knot import KnotServer
 from tests.support.sidecar import pool, rejected, sidecar, status, wait_for_pool
+from tests.support.spares import loaded_instance
 from tests.support.srv_web import OTHER_VIP, VIP, WEB, generations, resolver, serve, weighted
+
+instance = loaded_instance
 
 
 def test_answer_that_removes_much_is_held(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from tests.support.dataplane import dial
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.sidecar import sidecar, status
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 
 def test_automatic_vips_are_balanced(instance: str, cgroup: Path, tmp_path: Path) -> None:

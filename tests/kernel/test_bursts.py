@@ -16,6 +16,9 @@ from clb_discovery.model.answer import Answer
 from tests.support.fake_source import FakeSource
 from tests.support.in_process import real_servers, running_daemon, wait_for_names
 from tests.support.process import wait_until
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 
 class Interrupting(FakeSource):

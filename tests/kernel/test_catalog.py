@@ -22,7 +22,10 @@ from tests.support.dataplane import dial
 from tests.support.listeners import listening
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, pool, sidecar, status
+from tests.support.spares import loaded_instance
 from tests.support.web import get
+
+instance = loaded_instance
 
 RANGES: Final = ("10.64.0.0/16", "fd00:64::/64")
 LIMITS: Final = (

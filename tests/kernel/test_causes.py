@@ -13,9 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.cgroups import run_inside
 from tests.support.moody import MoodyServer, moody_servers
 from tests.support.process import free_port, wait_until
-from tests.support.sidecar import clb, sidecar, status
+from tests.support.sidecar import clb_here, sidecar, status
+from tests.support.spares import loaded_instance
 from tests.support.tracing import lines, tracing
 from tests.support.web import get
+
+instance = loaded_instance
 
 SOON, LATE, NEVER = "10.64.0.1", "10.64.0.2", "10.64.0.3"
 IMPATIENT: Final = """
@@ -73,7 +76,7 @@ def test_silence_is_shown_wherever_people_look(instance: str, cgroup: Path, tmp_
                 assert (server["failures"], server["causes"]) == (failures, none | {"silent": failures})
                 assert server["state"] == ("ejected" if failures else "active")
             assert counted(port, servers[0]) == {("silent", 3), ("refused", 0), ("timed-out", 0), ("unreachable", 0)}
-            assert "3 silent" in clb("status", "--instance", instance).stdout
+            assert "3 silent" in clb_here("status", "--instance", instance).stdout
             found.wait_for(lambda: "server ejected" in found.events(), "the ejection is logged")
             (line,) = (line for line in found.lines() if line["event"] == "server ejected")
             assert line["cause"] == "3 failed connects in a row, the last one unanswered"

@@ -19,8 +19,11 @@ from tests.support.consul import ConsulAgent
 from tests.support.knot import KnotServer
 from tests.support.mounts import in_own_mounts
 from tests.support.pace import patient
-from tests.support.sidecar import COMMAND, clb, load, sidecar
+from tests.support.sidecar import COMMAND, clb, clb_here, load, sidecar
+from tests.support.spares import loaded_instance
 from tests.support.terminal import on_terminal
+
+instance = loaded_instance
 
 SOURCE: Final = "srv:_web._tcp.example"
 V4, V6 = "10.64.0.1:80", "[fd00:64::1]:80"
@@ -99,11 +102,11 @@ def test_automatic_vips_need_one_family(instance: str, cgroup: Path, knot: KnotS
     """Automatic VIPs exist for both families, so check fails only if neither family has real servers."""
     knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
     options = ["--srv", "_web._tcp.example", "--resolver", knot.address, "--instance", instance]
-    result = clb("check", *options, "--cgroup", cgroup)
+    result = clb_here("check", *options, "--cgroup", cgroup)
     numbers, _, failures = said_by_check(result, SOURCE)
     assert (result.returncode, sorted(numbers.values()), failures) == (0, [0, 1], [])
     knot.write("_web._tcp SRV 0 1 80 a\na A 127.0.0.1")
-    result = clb("check", *options, "--cgroup", cgroup)
+    result = clb_here("check", *options, "--cgroup", cgroup)
     numbers, _, failures = said_by_check(result, SOURCE)
     assert (result.returncode, list(numbers.values()), len(failures)) == (1, [0, 0], 1)
 
@@ -117,12 +120,12 @@ def test_held_removals_are_reported_by_check(instance: str, cgroup: Path, tmp_pa
         pass
     knot.write(records[0])
     options += ["--instance", instance]
-    (change,) = json.loads(clb("plan", "--json", *options).stdout)["changes"]
+    (change,) = json.loads(clb_here("plan", "--json", *options).stdout)["changes"]
     assert (change["held"], len(change["removed"])) == (True, 2)
-    result = clb("check", *options, "--cgroup", cgroup)
+    result = clb_here("check", *options, "--cgroup", cgroup)
     assert f"ok    {SOURCE}: 1 real server at {V4}; held first: it removes much\n" in result.stdout
     knot.write("\n".join(record.replace("A 10.0.0.", "A 127.0.0.") for record in records))
-    (change,) = json.loads(clb("plan", "--json", *options).stdout)["changes"]
+    (change,) = json.loads(clb_here("plan", "--json", *options).stdout)["changes"]
     assert (change["held"], len(change["removed"])) == (True, 3)  # unusable servers replace no others
 
 
@@ -130,7 +133,7 @@ def test_one_source_that_fails_keeps_no_other_from_being_checked(cgroup: Path, k
     """The exit code is that of the failing source, and every other source has its numbers."""
     knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
     options = ["--srv", f"_web._tcp.example={V4}", "--srv", "_web._tcp.nowhere=10.64.0.2", "--resolver", knot.address]
-    result = clb("check", *options, "--cgroup", cgroup)
+    result = clb_here("check", *options, "--cgroup", cgroup)
     assert result.returncode == 1
     assert "FAIL  srv:_web._tcp.nowhere: " in result.stdout
     assert f"ok    {SOURCE}: 1 real server at {V4}\n" in result.stdout
@@ -139,7 +142,7 @@ def test_one_source_that_fails_keeps_no_other_from_being_checked(cgroup: Path, k
 def test_services_that_opt_in_are_checked(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
     """In catalog mode each service that opts in has its line, as in the plan, with the claims that were rejected."""
     options = ["--instance", instance, "--consul", agent.url, "--vip-range", "10.64.0.0/16"]
-    result = clb("check", *options, "--cgroup", cgroup)
+    result = clb_here("check", *options, "--cgroup", cgroup)
     assert "warn  catalog:consul: no service opts in; add the tag clb" in result.stdout
     assert result.returncode == 0
     registered = [
@@ -152,8 +155,8 @@ def test_services_that_opt_in_are_checked(instance: str, cgroup: Path, agent: Co
     ]
     registered.append(agent.register("plain", 80, "10.0.0.4"))
     try:
-        result = clb("check", *options, "--cgroup", cgroup)
-        planned = json.loads(clb("plan", "--json", *options).stdout)
+        result = clb_here("check", *options, "--cgroup", cgroup)
+        planned = json.loads(clb_here("plan", "--json", *options).stdout)
     finally:
         for service in registered:
             agent.deregister(service)
@@ -178,8 +181,8 @@ def test_services_beyond_the_limit_are_reported(instance: str, cgroup: Path, age
         for name, vip in (("shop", "10.64.0.1:80"), ("store", "10.64.0.2:80"), ("web", "10.64.0.3:80"))
     ]
     try:
-        result = clb("check", *options, "--cgroup", cgroup)
-        planned = json.loads(clb("plan", "--json", *options).stdout)
+        result = clb_here("check", *options, "--cgroup", cgroup)
+        planned = json.loads(clb_here("plan", "--json", *options).stdout)
     finally:
         for service in registered:
             agent.deregister(service)
@@ -282,12 +285,12 @@ def test_cgroup_of_another_loader(instance: str, cgroup: Path) -> None:
     """With --loader none, check looks at the cgroup of the last load, and refuses --cgroup as run does."""
     load(instance, cgroup)
     options = ["--loader", "none", "--instance", instance]
-    result = clb("check", *options)
+    result = clb_here("check", *options)
     assert f"ok    cgroup v2: {cgroup}\nok" in result.stdout
     assert f"ok    data plane of instance {instance}: effective in {cgroup}\n" in result.stdout
     assert result.returncode == 0
     options += ["--cgroup", str(cgroup)]
-    result, run = clb("check", *options), clb("run", *options, "--srv", "_web._tcp.example=10.64.0.1:80")
+    result, run = clb_here("check", *options), clb("run", *options, "--srv", "_web._tcp.example=10.64.0.1:80")
     reason = "--loader none ignores --cgroup, because another process loads; use: clb-discovery load --cgroup PATH"
     assert f"FAIL  cgroup v2: {reason}\n" in result.stdout
     assert reason in run.stderr
@@ -312,7 +315,7 @@ def test_service_that_consul_does_not_know_fails(instance: str, cgroup: Path, ag
     known = [agent.register(name, 80, "10.0.0.1", service_id=f"known-{place}") for place, name in enumerate(names)]
     options = ["--consul", agent.url, "--service", f"{wrong}={V4}"]
     try:
-        checked, planned = clb("check", *options, "--cgroup", cgroup), clb("plan", *options)
+        checked, planned = clb_here("check", *options, "--cgroup", cgroup), clb_here("plan", *options)
         ran = clb("run", "--once", *options, "--instance", instance, "--cgroup", cgroup)
     finally:
         for service in known:
@@ -345,7 +348,7 @@ def test_service_without_a_usable_instance_fails(
     known = agent.register("Redis", 80, "10.0.0.1", status=status)
     try:
         given = ["--consul", agent.url, "--service", f"redis={V4}", *options]
-        checked = clb("check", *given, "--cgroup", cgroup)
+        checked = clb_here("check", *given, "--cgroup", cgroup)
     finally:
         agent.deregister(known)
     (line,) = said_by_check(checked, "consul:redis").failures

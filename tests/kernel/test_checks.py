@@ -17,8 +17,11 @@ from tests.support.dataplane import dial
 from tests.support.pace import patient
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, sidecar, status
+from tests.support.spares import loaded_instance
 from tests.support.web import get
 from tests.support.web_servers import WebServer, web_servers
+
+instance = loaded_instance
 
 VIP: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"

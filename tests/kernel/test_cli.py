@@ -29,7 +29,7 @@ from tests.support.loading import loader_of_tests
 from tests.support.mounts import in_own_mounts
 from tests.support.pace import patient
 from tests.support.process import free_port
-from tests.support.sidecar import COMMAND, clb, sidecar
+from tests.support.sidecar import COMMAND, clb, clb_here, sidecar
 
 SRV: Final = ("--srv", "_web._tcp.example=10.64.0.1:80")
 CONSUL: Final = ("--consul", "--service", "web=10.64.0.1:80")
@@ -53,7 +53,8 @@ class Plane:
         self, code: int, *arguments: str | Path, words: Sequence[str] = (), env: Mapping[str, str] | None = None
     ) -> str:
         """Run a command that has to fail with one line that contains the words, and to change nothing; return it."""
-        return self.assert_failed(clb(*arguments, env=env), code, words)
+        result = clb(*arguments, env=env) if env else clb_here(*arguments)
+        return self.assert_failed(result, code, words)
 
     def assert_failed(self, result: subprocess.CompletedProcess[str], code: int, words: Sequence[str] = ()) -> str:
         """Check the result of a command that had to fail. Log lines, which are JSON, are not counted."""

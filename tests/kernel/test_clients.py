@@ -13,9 +13,10 @@ import pytest
 
 from tests.support.cgroups import inside, run_inside
 from tests.support.knot import KnotServer
-from tests.support.plane import OBJECTS, Plane, loaded_plane, virtual_server
+from tests.support.plane import Plane, loaded_plane, virtual_server
 from tests.support.process import accepts, free_port, running, wait_until
 from tests.support.redis import redis_servers
+from tests.support.spares import Spares
 from tests.support.tellers import Teller, tellers
 from tests.support.transparency import SIDES, Side
 from tests.support.web import WebServer, web_servers
@@ -28,9 +29,9 @@ TRIES: Final = 40
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Iterator[Plane]:
+def loaded(spares: Spares) -> Iterator[Plane]:
     """Load the object that fits this kernel."""
-    with loaded_plane(OBJECTS[0]) as found:
+    with loaded_plane(spares) as found:
         yield found
 
 

@@ -23,8 +23,11 @@ from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.pace import patient
 from tests.support.sidecar import COMMAND, sidecar
+from tests.support.spares import loaded_instance
 from tests.support.srv_web import VIP, WEB, resolver, serve
 from tests.support.terminal import on_terminal
+
+instance = loaded_instance
 
 MEMORY: Final = 512 << 20
 """Bytes of address space that the service may use; most of it is what Python maps at its start."""

@@ -12,16 +12,17 @@ from typing import Final
 
 import pytest
 
-from tests.support.plane import OBJECTS, Plane, loaded_plane, virtual_server
+from tests.support.plane import Plane, loaded_plane, virtual_server
 from tests.support.sidecar import COMMAND, clb
+from tests.support.spares import Spares
 
 NOBODY: Final = (sys.executable, "-m", "tests.programs.as_nobody")
 
 
 @pytest.fixture
-def plane() -> Iterator[Plane]:
+def plane(spares: Spares) -> Iterator[Plane]:
     """Load the data plane."""
-    with loaded_plane(OBJECTS[0]) as loaded:
+    with loaded_plane(spares) as loaded:
         yield loaded
 
 

@@ -17,7 +17,10 @@ from tests.support.dataplane import dial, snapshot
 from tests.support.knot import KnotServer
 from tests.support.listeners import Listener, listening
 from tests.support.process import free_port, wait_until
-from tests.support.sidecar import Sidecar, clb, pool, sidecar, status
+from tests.support.sidecar import Sidecar, clb, clb_here, pool, sidecar, status
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 LDAP, WEB = "10.64.0.2", "10.64.0.1"
 OPTIONS: Final = 'real-range = ["127.0.0.0/8"]\n'
@@ -193,7 +196,7 @@ def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> 
                 line = found.lines()[-1]
                 wait_until(lambda: status(instance)["sidecar"]["config_error"] == line["error"], "status says so")  # noqa: B023
                 assert all(word in line["error"] for word in words), line
-                assert "rejected, the previous one stays: " in clb("status", "--instance", instance).stdout
+                assert "rejected, the previous one stays: " in clb_here("status", "--instance", instance).stdout
                 after = snapshot(instance)
                 assert (after.objects, after.installed) == (before.objects, before.installed)
                 assert dial(cgroup, WEB, 80) == ["ok"]

@@ -26,7 +26,10 @@ from tests.support.moody import MoodyServer, moody_servers
 from tests.support.plane import NO_TRACKING, Plane, virtual_server
 from tests.support.sidecar import sidecar, status
 from tests.support.sockets import SocketMaker, socket_maker
+from tests.support.spares import loaded_instance
 from tests.support.transparency import MPTCP_ENABLED, PORT, SIDES, Side, error_of, fast_open_allowed, multipath
+
+instance = loaded_instance
 
 PATIENT: Final = PassiveHealth(eject_after=100)
 """Counts failures, and ejects no server here."""

@@ -29,7 +29,10 @@ from tests.support.listeners import listening
 from tests.support.loading import loader_of_tests
 from tests.support.pace import patient
 from tests.support.sidecar import clb, pool, sidecar, status
+from tests.support.spares import loaded_instance
 from tests.support.srv_web import OTHER_VIP, VIP, WEB, generations, resolver, serve, weighted
+
+instance = loaded_instance
 
 
 def test_killed_sidecar_leaves_everything_as_it_was(
@@ -77,9 +80,9 @@ async def test_bug_of_the_first_test_connect_is_logged(
     assert found["reason"].startswith("internal error: KeyError('test') at ")
 
 
-def test_status_of_nothing(instance: str) -> None:
+def test_status_of_nothing(new_instance: str) -> None:
     """Status of an instance that is not loaded has the shape of the contract, and reports that."""
-    found = status(instance)
+    found = status(new_instance)
     assert_is_status(found)
     assert found["datapath"]["loaded"] is False
     assert found["sidecar"] == {
@@ -90,7 +93,7 @@ def test_status_of_nothing(instance: str) -> None:
         "metrics_error": None,
     }
     assert (found["sources"], found["virtual_servers"]) == ([], [])
-    text = clb("status", "--instance", instance)
+    text = clb("status", "--instance", new_instance)
     assert (text.returncode, "not loaded" in text.stdout) == (0, True)
 
 
@@ -141,19 +144,19 @@ def test_nothing_is_removed_before_the_first_complete_sync(
         assert set(generations(instance)) == {VIP, OTHER_VIP}
 
 
-def test_once_syncs_and_ends(instance: str, cgroup: Path, knot: KnotServer) -> None:
+def test_once_syncs_and_ends(new_instance: str, cgroup: Path, knot: KnotServer) -> None:
     """--once publishes what discovery returns, leaves the data plane loaded and exits 0; again, it changes nothing."""
     with listening("127.0.0.1") as (server,):
         serve(knot, server.name)
-        once = ("run", "--once", "--instance", instance, "--cgroup", str(cgroup), *WEB, *resolver(knot))
+        once = ("run", "--once", "--instance", new_instance, "--cgroup", str(cgroup), *WEB, *resolver(knot))
         assert clb(*once).returncode == 0
         assert dial(cgroup, VIP, 80) == ["ok"]
-        before = snapshot(instance)
+        before = snapshot(new_instance)
         again = clb(*once, "--log-level", "warning")
         assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
-    after = snapshot(instance)
+    after = snapshot(new_instance)
     assert (after.objects, after.installed) == (before.objects, before.installed)
-    assert status(instance)["sidecar"]["running"] is False
+    assert status(new_instance)["sidecar"]["running"] is False
 
 
 def test_once_serves_no_metrics(instance: str, cgroup: Path, knot: KnotServer) -> None:

@@ -23,7 +23,10 @@ from clb_discovery.model.servers import PassiveHealth
 from tests.support.namespaces import by_mount, inside
 from tests.support.plane import NO_TRACKING, Plane, default_plane, virtual_server
 from tests.support.sidecar import clb
+from tests.support.spares import loaded_instance
 from tests.support.transparency import MPTCP_ENABLED, PORT, SIDES, Side, multipath
+
+instance = loaded_instance
 
 HAS_OPTIONS: Final = bool(probe.features() & FEATURE_OPTIONS)
 needs_options = pytest.mark.skipif(not HAS_OPTIONS, reason="lacks options of sockets")

@@ -19,6 +19,9 @@ from tests.support.knot import KnotServer
 from tests.support.pace import effort
 from tests.support.redis import RedisServer, redis_servers
 from tests.support.sidecar import Sidecar, pool, rejected, sidecar, status, wait_for_pool
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"

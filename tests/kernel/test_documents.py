@@ -30,8 +30,11 @@ from tests.support.knot import KnotServer
 from tests.support.pace import patient
 from tests.support.process import running, wait_until
 from tests.support.sidecar import COMMAND
+from tests.support.spares import loaded_instance
 from tests.support.tls import Authority, tls_front
 from tests.support.web import web_servers
+
+instance = loaded_instance
 
 RECORDS: Final = "_redis._tcp SRV 0 1 6379 a\n_postgresql._tcp SRV 0 1 5432 a\na A 10.0.0.7\n"
 ADDRESSES: Final = ("10.0.0.7", "10.0.0.53")

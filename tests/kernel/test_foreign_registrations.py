@@ -15,6 +15,9 @@ from tests.support.fake_dns import SilentDns
 from tests.support.faulty_consul import Cut, FaultyConsul
 from tests.support.pace import patient
 from tests.support.sidecar import pool, sidecar, status, wait_for_pool
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIP = "10.64.0.1"
 HOLD = 4.0

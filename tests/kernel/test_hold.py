@@ -27,7 +27,10 @@ from tests.support.in_process import running_daemon
 from tests.support.pace import patient
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import clb, status
+from tests.support.spares import loaded_instance
 from tests.support.srv_web import VIP
+
+instance = loaded_instance
 
 SOON: Final = patient(1.0)
 """Seconds within which an answer is in the kernel."""

@@ -19,6 +19,9 @@ from tests.support.knot import KnotServer
 from tests.support.paths import directory_for_all
 from tests.support.redis import RedisServer, redis_servers
 from tests.support.sidecar import Sidecar, clb, sidecar, status
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIP4, VIP6 = map(format_address, automatic_addresses(["redis"], DEFAULT_RANGES)["redis"])
 BEFORE: Final = "127.0.0.1 localhost\n10.0.0.9 printer # of the third floor"

@@ -13,6 +13,9 @@ from clb_discovery.datapath.pins import BPFFS
 from tests.support.pace import patient
 from tests.support.plane import Plane
 from tests.support.sidecar import clb, sidecar
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 
 def test_instances_are_listed(plane: Plane, instance: str, cgroup: Path, tmp_path: Path) -> None:

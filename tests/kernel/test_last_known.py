@@ -25,8 +25,11 @@ from tests.support.listeners import listening
 from tests.support.loading import loader_of_tests
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import clb, pool, sidecar, status, wait_for_pool
+from tests.support.spares import loaded_instance
 from tests.support.srv_web import OTHER_VIP, VIP, WEB, resolver, serve, weighted
 from tests.support.web import get
+
+instance = loaded_instance
 
 
 def test_last_known_set_is_served_after_a_reboot_without_discovery(

@@ -11,6 +11,9 @@ import pytest
 from tests.support.consul import ConsulAgent
 from tests.support.knot import KnotServer
 from tests.support.sidecar import pool, rejected, sidecar, status
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIPS: Final = "10.64.0.1:80,[fd00:64::1]:80"
 OTHER_VIP: Final = "10.64.0.9:80"

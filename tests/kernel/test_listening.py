@@ -14,9 +14,12 @@ from tests.support import namespaces
 from tests.support.dataplane import dial
 from tests.support.listeners import listening
 from tests.support.process import free_port
-from tests.support.sidecar import Sidecar, clb, sidecar, status
+from tests.support.sidecar import Sidecar, clb_here, sidecar, status
+from tests.support.spares import loaded_instance
 from tests.support.units import BESIDE, as_unit, load_as_unit, without
 from tests.support.web import get
+
+instance = loaded_instance
 
 EVENT: Final = "a program of this host listens on a VIP"
 
@@ -65,7 +68,7 @@ def test_listeners_on_vips_are_logged_once(instance: str, cgroup: Path, tmp_path
             assert listens_here(status(instance)) == expected
             assert listens_here(json.loads(get(metrics, "/status.json"))) == expected
             note = f"note   a program of this host listens on 127.0.0.5:{port}/tcp, 127.0.0.6:{every.port}/tcp: "
-            shown = clb("status", "--instance", instance).stdout
+            shown = clb_here("status", "--instance", instance).stdout
             assert note in shown
             assert "wrong" not in shown
 
@@ -74,7 +77,7 @@ def test_listeners_on_vips_are_logged_once(instance: str, cgroup: Path, tmp_path
             found.wait_for(lambda: len(told(found)) > 2, "the new VIP is looked at")
             time.sleep(2.5)  # longer than one check of the data plane
             assert told(found)[2:] == [(f"127.0.0.9:{udp.port}/udp", f"127.0.0.9:{udp.port}/udp")]
-        check = clb("check", "--config", config, "--instance", instance, "--cgroup", cgroup)
+        check = clb_here("check", "--config", config, "--instance", instance, "--cgroup", cgroup)
         assert check.returncode == 0
         warnings = [line for line in check.stdout.splitlines() if line.startswith("warn")]
         assert len(warnings) == 3

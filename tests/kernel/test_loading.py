@@ -40,13 +40,21 @@ from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.loading import loader_of_tests
 from tests.support.process import free_port, wait_until
-from tests.support.sidecar import Sidecar, clb, load, pool, sidecar, status
+from tests.support.sidecar import Sidecar, clb, clb_here, load, pool, sidecar, status
+from tests.support.spares import Spares
 
 VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"
 FOREIGN_VIP: Final = "10.99.0.1"
 NOT_OURS: Final = "ENETUNREACH"
 """The error of a connect to a VIP in a network without any route, if no program rewrites it."""
+
+
+@pytest.fixture
+def loaded(spares: Spares, cgroup: Path) -> Iterator[str]:
+    """Return an instance in the state after a first `load`."""
+    with spares.taken(cgroup, outcomes=True) as found:
+        yield found
 
 
 def unload(instance: str) -> None:
@@ -68,20 +76,19 @@ def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
     assert before.objects.keys() - iterators == {*MAPS, *PROGRAMS, *links}
 
 
-def test_other_build_is_replaced_in_place(instance: str, cgroup: Path, tmp_path: Path) -> None:
+def test_other_build_is_replaced_in_place(loaded: str, cgroup: Path, tmp_path: Path) -> None:
     """Programs of another build are replaced in their links, over the same maps, and no connect fails."""
-    load(instance, cgroup)
     port = free_port()
-    publish(instance, {f"{VIP4}:{port}": [f"127.0.0.1:{port}"]})
-    before = snapshot(instance)
+    publish(loaded, {f"{VIP4}:{port}": [f"127.0.0.1:{port}"]})
+    before = snapshot(loaded)
     with connecting(cgroup, port, tmp_path, VIP4) as connects:
         for number in range(3):
-            with Maps(Pins(instance)) as maps:
+            with Maps(Pins(loaded)) as maps:
                 info = maps.info()
                 assert info is not None
                 maps.write_info(info._replace(build=f"build {number}"))
-            load(instance, cgroup)
-    after = snapshot(instance)
+            load(loaded, cgroup)
+    after = snapshot(loaded)
     assert [connect for connect in connects if connect.error] == []
     assert len(connects) > 50
     assert (after.installed, after.info) == (before.installed, before.info)
@@ -90,35 +97,32 @@ def test_other_build_is_replaced_in_place(instance: str, cgroup: Path, tmp_path:
     wait_until(lambda: not any(before.objects[name].exists() for name in PROGRAMS), "the old programs are gone")
 
 
-def test_loading_onto_another_cgroup_moves_the_links(instance: str, cgroup: Path) -> None:
+def test_loading_onto_another_cgroup_moves_the_links(loaded: str, cgroup: Path) -> None:
     """After a load with another --cgroup, connects there are balanced, and no longer those in the previous one."""
     with made_cgroup() as other, listening("127.0.0.1") as (server,):
-        load(instance, cgroup)
-        publish(instance, {f"{VIP4}:80": [server.name]})
+        publish(loaded, {f"{VIP4}:80": [server.name]})
         assert (dial(cgroup, VIP4, 80), dial(other, VIP4, 80)) == (["ok"], [NOT_OURS])
-        load(instance, other)
+        load(loaded, other)
         assert (dial(cgroup, VIP4, 80), dial(other, VIP4, 80)) == ([NOT_OURS], ["ok"])
-        assert status(instance)["datapath"]["cgroup"] == str(other)
+        assert status(loaded)["datapath"]["cgroup"] == str(other)
         assert server.taken() == 2
 
 
-def test_move_that_was_interrupted_at_its_end_is_carried_out(instance: str, cgroup: Path) -> None:
+def test_move_that_was_interrupted_at_its_end_is_carried_out(loaded: str, cgroup: Path) -> None:
     """If a load ended after its last link and before its record of the cgroup, the next one writes that record."""
     with made_cgroup() as former:
-        load(instance, cgroup)
-        with Maps(Pins(instance)) as maps:
+        with Maps(Pins(loaded)) as maps:
             info = maps.info()
             assert info
             maps.write_info(info._replace(cgroup=str(former)))
-        load(instance, cgroup)
-        assert status(instance)["datapath"]["cgroup"] == str(cgroup)
+        load(loaded, cgroup)
+        assert status(loaded)["datapath"]["cgroup"] == str(cgroup)
 
 
-def test_cgroup_below_is_balanced_too(instance: str, cgroup: Path) -> None:
+def test_cgroup_below_is_balanced_too(loaded: str, cgroup: Path) -> None:
     """Connects in a cgroup below the given one are balanced, those beside it are not."""
     with made_cgroup(cgroup) as below, made_cgroup() as beside, listening("127.0.0.1") as (server,):
-        load(instance, cgroup)
-        publish(instance, {f"{VIP4}:80": [server.name]})
+        publish(loaded, {f"{VIP4}:80": [server.name]})
         assert (dial(below, VIP4, 80), dial(beside, VIP4, 80)) == (["ok"], [NOT_OURS])
 
 
@@ -209,14 +213,13 @@ def test_foreign_program_keeps_running(instance: str, cgroup: Path, tmp_path: Pa
     assert {(connect.error, connect.reached[12:]) for connect in connects} == {(0, bytes([127, 0, 0, 7]))}
 
 
-def test_foreign_program_that_denies_is_obeyed(instance: str, cgroup: Path) -> None:
+def test_foreign_program_that_denies_is_obeyed(loaded: str, cgroup: Path) -> None:
     """A connect that a foreign program denies fails with EPERM after our decision; status cannot show that."""
-    load(instance, cgroup)
     with listening("127.0.0.1") as (server,):
-        publish(instance, {f"{VIP4}:80": [server.name]})
+        publish(loaded, {f"{VIP4}:80": [server.name]})
         with foreign_denial(cgroup):
             assert dial(cgroup, VIP4, 80, 2) == ["EPERM"] * 2
-            found = status(instance)
+            found = status(loaded)
             assert found["datapath"]["effective"]
             assert found["virtual_servers"][0]["connects"] == 2
         assert dial(cgroup, VIP4, 80) == ["ok"]
@@ -237,17 +240,17 @@ def test_foreign_program_that_allows_no_other_is_named(instance: str, cgroup: Pa
 
 
 @pytest.mark.parametrize("hook", list(AttachType))
-def test_failed_move_leaves_the_links_where_they_were(instance: str, cgroup: Path, hook: AttachType) -> None:
+def test_failed_move_leaves_the_links_where_they_were(loaded: str, cgroup: Path, hook: AttachType) -> None:
     """If a load onto a cgroup fails because of a foreign program, everything stays attached to the previous cgroup."""
-    load(instance, cgroup)
-    before = snapshot(instance)
+    before = snapshot(loaded)
     with made_cgroup() as other, foreign_exclusive(other, hook):
-        result = clb("load", "--instance", instance, "--cgroup", other)
+        result = clb("load", "--instance", loaded, "--cgroup", other)
         assert (result.returncode, str(other) in result.stderr) == (3, True)
-    after = snapshot(instance)
+    after = snapshot(loaded)
     assert str(other) in after.files["failed-load.json"]  # for status
     assert after._replace(files=before.files) == before
-    assert status(instance)["datapath"]["effective"]
+    found = status(loaded)["datapath"]
+    assert (found["effective"], found["cgroup"]) == (True, str(cgroup))
 
 
 def test_two_instances_share_a_cgroup(instance: str, cgroup: Path) -> None:
@@ -270,59 +273,54 @@ def test_two_instances_share_a_cgroup(instance: str, cgroup: Path) -> None:
         wipe(second)
 
 
-def test_wildcard_takes_every_port_that_has_no_server_of_its_own(instance: str, cgroup: Path) -> None:
+def test_wildcard_takes_every_port_that_has_no_server_of_its_own(loaded: str, cgroup: Path) -> None:
     """A VIP without a port serves every port, and connects keep their port; an exact port wins."""
-    load(instance, cgroup)
     with listening("127.0.0.1", "127.0.0.2", "::1") as (every, exact, six):
-        publish(instance, {VIP4: [every.name], f"{VIP4}:443": [exact.name], f"[{VIP6}]": [six.name]})
+        publish(loaded, {VIP4: [every.name], f"{VIP4}:443": [exact.name], f"[{VIP6}]": [six.name]})
         for port in (1, 80, 65535):
             assert dial(cgroup, VIP4, port) + dial(cgroup, VIP6, port) == ["ok", "ok"]
         assert dial(cgroup, VIP4, 443, 4) == ["ok"] * 4
         assert (every.taken(), exact.taken(), six.taken()) == (3, 4, 3)
 
 
-def test_exact_port_that_is_empty_does_not_fall_back(instance: str, cgroup: Path) -> None:
+def test_exact_port_that_is_empty_does_not_fall_back(loaded: str, cgroup: Path) -> None:
     """An exact port without real servers refuses, although a wildcard beside it could serve."""
-    load(instance, cgroup)
     with listening("127.0.0.1") as (every,):
-        publish(instance, {VIP4: [every.name], f"{VIP4}:443": []})
+        publish(loaded, {VIP4: [every.name], f"{VIP4}:443": []})
         assert dial(cgroup, VIP4, 443) + dial(cgroup, VIP4, 442) == [refusal(), "ok"]
 
 
 @pytest.mark.parametrize(("vip", "hosts"), [(VIP4, ("127.0.0.1", "127.0.0.2")), (VIP6, ("::1", "::1"))])
-def test_connected_udp_is_balanced(instance: str, cgroup: Path, vip: str, hosts: tuple[str, str]) -> None:
+def test_connected_udp_is_balanced(loaded: str, cgroup: Path, vip: str, hosts: tuple[str, str]) -> None:
     """A connected UDP socket stays with one real server, and several sockets are spread over all servers."""
-    load(instance, cgroup)
     written = f"[{vip}]" if ":" in vip else vip
     with listening(*hosts, udp=True) as servers:
-        publish(instance, {f"{written}:53/udp": [server.name for server in servers]})
+        publish(loaded, {f"{written}:53/udp": [server.name for server in servers]})
         assert dial(cgroup, vip, 53, 200, udp=True) == ["ok"] * 200
         counts = [server.taken() for server in servers]
     assert sum(counts) == 200
     assert min(counts) > 50  # fails by chance once in 10^13 runs
 
 
-def test_tcp_and_udp_of_one_vip_are_apart(instance: str, cgroup: Path) -> None:
+def test_tcp_and_udp_of_one_vip_are_apart(loaded: str, cgroup: Path) -> None:
     """An address and port has a pool for each protocol; if only one is a virtual server, the other is not affected."""
-    load(instance, cgroup)
     with listening("127.0.0.1") as (tcp,), listening("127.0.0.2", udp=True) as (udp,):
-        publish(instance, {f"{VIP4}:53": [tcp.name], f"{VIP4}:53/udp": [udp.name], f"{VIP4}:54/udp": [udp.name]})
+        publish(loaded, {f"{VIP4}:53": [tcp.name], f"{VIP4}:53/udp": [udp.name], f"{VIP4}:54/udp": [udp.name]})
         assert dial(cgroup, VIP4, 53, 2) + dial(cgroup, VIP4, 53, 3, udp=True) == ["ok"] * 5
         assert (tcp.taken(), udp.taken()) == (2, 3)
         assert dial(cgroup, VIP4, 54) == [NOT_OURS]
 
 
-def test_counters_equal_the_connects_of_servers(instance: str, cgroup: Path) -> None:
+def test_counters_equal_the_connects_of_servers(loaded: str, cgroup: Path) -> None:
     """Connects and refusals in status equal those of servers and clients, also over republications."""
-    load(instance, cgroup)
     with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as servers:
         for weights in ((1, 2, 5), (5, 1, 1)):
             weighted = [f"{server.name}*{weight}" for server, weight in zip(servers, weights, strict=True)]
-            publish(instance, {f"{VIP4}:80": weighted, f"{VIP4}:81": []})
+            publish(loaded, {f"{VIP4}:80": weighted, f"{VIP4}:81": []})
             assert dial(cgroup, VIP4, 80, 500) == ["ok"] * 500
         assert dial(cgroup, VIP4, 81, 7) == [refusal()] * 7
         seen = {server.name: server.taken() for server in servers}
-    found = status(instance)
+    found = status(loaded)
     assert_is_status(found)
     served, refused = found["virtual_servers"]
     counted = {f"{real['address']}:{real['port']}": real["connects"] for real in served["real_servers"]}
@@ -341,11 +339,10 @@ def test_errno_of_an_empty_pool_is_what_status_says(instance: str, cgroup: Path)
     assert [*dial(cgroup, VIP4, 80), *dial(cgroup, VIP6, 80), *dial(cgroup, f"::ffff:{VIP4}", 80)] == [expected] * 3
 
 
-def test_kernel_that_cannot_choose_the_errno_gets_eperm(instance: str, cgroup: Path) -> None:
+def test_kernel_that_cannot_choose_the_errno_gets_eperm(loaded: str, cgroup: Path) -> None:
     """Programs as loaded on a kernel before 6.1 refuse with EPERM, the only errno that it supports."""
-    load(instance, cgroup)
-    publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
-    pins = Pins(instance)
+    publish(loaded, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
+    pins = Pins(loaded)
     _, programs = loader.programs(pins, loader_of_tests(), features=0)
     for name, program in programs.items():
         link = bpf.open_pin(pins.link(name))
@@ -353,29 +350,28 @@ def test_kernel_that_cannot_choose_the_errno_gets_eperm(instance: str, cgroup: P
         os.close(link)
         os.close(program)
     assert dial(cgroup, VIP4, 80) + dial(cgroup, VIP6, 80) == ["EPERM"] * 2
-    assert status(instance)["datapath"]["effective"]
+    assert status(loaded)["datapath"]["effective"]
 
 
 @pytest.mark.parametrize("lose", [detach, Path.unlink])
 @pytest.mark.parametrize("name", ["clb_connect4", "clb_sock_release"])
-def test_lost_link_is_reported(instance: str, cgroup: Path, name: str, lose: Callable[[Path], None]) -> None:
+def test_lost_link_is_reported(loaded: str, cgroup: Path, name: str, lose: Callable[[Path], None]) -> None:
     """If one of the links is gone status and check report that connects are not balanced, and load repairs it."""
-    load(instance, cgroup)
-    lose(Pins(instance).link(name))
-    wait_until(lambda: not status(instance)["datapath"]["effective"], "status tells")
-    found = status(instance)
+    lose(Pins(loaded).link(name))
+    wait_until(lambda: not status(loaded)["datapath"]["effective"], "status tells")
+    found = status(loaded)
     assert_is_status(found)
     assert found["datapath"]["loaded"]
-    assert found["datapath"]["reason"].endswith(f"run: clb-discovery load --instance {instance} --cgroup {cgroup}")
-    check = clb("check", "--instance", instance, "--cgroup", cgroup)
+    assert found["datapath"]["reason"].endswith(f"run: clb-discovery load --instance {loaded} --cgroup {cgroup}")
+    check = clb_here("check", "--instance", loaded, "--cgroup", cgroup)
     assert check.returncode == 3
     assert "FAIL  data plane" in check.stdout
-    load(instance, cgroup)
-    assert status(instance)["datapath"]["effective"]
-    assert clb("check", "--instance", instance, "--cgroup", cgroup).returncode == 0
+    load(loaded, cgroup)
+    assert status(loaded)["datapath"]["effective"]
+    assert clb_here("check", "--instance", loaded, "--cgroup", cgroup).returncode == 0
 
 
-def test_what_a_killed_self_test_leaves_behind_goes(instance: str, cgroup: Path) -> None:
+def test_what_a_killed_self_test_leaves_behind_goes(loaded: str, cgroup: Path) -> None:
     """The next self-test removes the cgroup of a killed one, and leaves that of a running one."""
     code = (
         "import pathlib, sys, time\n"
@@ -384,28 +380,26 @@ def test_what_a_killed_self_test_leaves_behind_goes(instance: str, cgroup: Path)
         "    print(flush=True)\n"
         "    time.sleep(600)\n"
     )
-    loader.load(Pins(instance), cgroup, loader_of_tests())
     with subprocess.Popen([sys.executable, "-c", code, cgroup], stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
         (child,) = (path for path in cgroup.iterdir() if path.is_dir())
-        assert loader.objection(Pins(instance), cgroup) is None
+        assert loader.objection(Pins(loaded), cgroup) is None
         assert child.exists()
         process.kill()
-    assert loader.objection(Pins(instance), cgroup) is None
+    assert loader.objection(Pins(loaded), cgroup) is None
     assert not [path for path in cgroup.iterdir() if path.is_dir()]
 
 
-def test_status_of_a_cgroup_that_is_gone(instance: str, cgroup: Path) -> None:
+def test_status_of_a_cgroup_that_is_gone(loaded: str, cgroup: Path) -> None:
     """Status still works when the cgroup has been removed, and reports that the programs are not in effect."""
-    load(instance, cgroup)
     remove(cgroup)
-    found = status(instance)["datapath"]
+    found = status(loaded)["datapath"]
     assert (found["loaded"], found["effective"]) == (True, False)
     assert str(cgroup) in found["reason"]
     cgroup.mkdir()
-    load(instance, cgroup)
-    assert status(instance)["datapath"]["effective"]
+    load(loaded, cgroup)
+    assert status(loaded)["datapath"]["effective"]
 
 
 def test_cgroup_that_is_gone_is_named(instance: str) -> None:
@@ -417,17 +411,16 @@ def test_cgroup_that_is_gone_is_named(instance: str) -> None:
     assert reason.endswith(f"clb-discovery load --instance {instance} --cgroup {gone}")
 
 
-def test_maps_of_another_shape_are_refused(instance: str, cgroup: Path) -> None:
+def test_maps_of_another_shape_are_refused(loaded: str, cgroup: Path) -> None:
     """Maps with another shape than expected are not written to; the message names unload, which removes them."""
-    load(instance, cgroup)
-    pins = Pins(instance)
+    pins = Pins(loaded)
     aside = pins.directory / "aside"
     for old, new in ((pins.map(Map.OVERFLOW), aside), (pins.map(Map.LABELS), pins.map(Map.OVERFLOW))):
         old.rename(new)
     aside.rename(pins.map(Map.LABELS))
     for command in (("status",), ("load", "--cgroup", cgroup)):
-        result = clb(*command, "--instance", instance)
+        result = clb(*command, "--instance", loaded)
         assert (result.returncode, len(result.stderr.splitlines())) == (3, 1)
-        assert result.stderr.endswith(f"run: clb-discovery unload --instance {instance}\n")
-    unload(instance)
-    load(instance, cgroup)
+        assert result.stderr.endswith(f"run: clb-discovery unload --instance {loaded}\n")
+    unload(loaded)
+    load(loaded, cgroup)

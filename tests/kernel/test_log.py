@@ -8,6 +8,9 @@ from tests.support.dataplane import dial
 from tests.support.moody import moody_servers
 from tests.support.process import wait_until
 from tests.support.sidecar import Sidecar, sidecar
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIP = "10.64.0.1"
 

@@ -13,8 +13,11 @@ from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.process import free_port, wait_until
 from tests.support.redis import redis_servers
-from tests.support.sidecar import clb, sidecar, status
+from tests.support.sidecar import clb, clb_here, sidecar, status
+from tests.support.spares import loaded_instance
 from tests.support.web import get
+
+instance = loaded_instance
 
 VIP = "10.64.0.1"
 
@@ -149,7 +152,7 @@ def test_port_in_use_is_waited_for(instance: str, cgroup: Path, tmp_path: Path) 
             error = status(instance)["sidecar"]["metrics_error"]
             assert f"cannot listen on 127.0.0.1:{port} for --metrics: Address already in use" in error
             assert [line["error"] for line in found.lines() if line["event"] == "cannot serve metrics"] == [error]
-            text = clb("status", "--instance", instance).stdout
+            text = clb_here("status", "--instance", instance).stdout
             assert "metrics are not served" in text
             taken.close()
             found.wait_for(lambda: "metrics are served" in found.events(), "the port is taken")

@@ -15,7 +15,10 @@ from tests.support.cgroups import run_inside
 from tests.support.knot import KnotServer
 from tests.support.process import free_port
 from tests.support.sidecar import sidecar
+from tests.support.spares import loaded_instance
 from tests.support.web import get
+
+instance = loaded_instance
 
 ROOT: Final = Path(__file__).parent.parent.parent
 RULES: Final = ROOT / "contrib" / "prometheus"

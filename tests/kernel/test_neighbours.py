@@ -12,7 +12,7 @@ from clb_discovery.model.text_forms import parse_vip
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import publish, wipe
 from tests.support.process import wait_until
-from tests.support.sidecar import clb, sidecar, status
+from tests.support.sidecar import clb, clb_here, sidecar, status
 from tests.support.spares import Spares, loaded_instance
 
 instance = loaded_instance
@@ -47,11 +47,11 @@ def test_a_second_instance_with_the_same_vip_is_told(instance: str, cgroup: Path
                 assert status(other)["datapath"]["overlaps"] == [overlap]
                 assert [one["relation"] for one in status(instance)["datapath"]["overlaps"]] == ["below"]
                 config = options(tmp_path / "c", VIP)
-                checked = clb("check", "--instance", other, "--cgroup", inner, *config)
+                checked = clb_here("check", "--instance", other, "--cgroup", inner, *config)
                 assert f"FAIL  instance {instance}: instance '{instance}' on {cgroup}, above ours," in checked.stdout
-                checked = clb("check", "--instance", instance, "--cgroup", cgroup, *config)
+                checked = clb_here("check", "--instance", instance, "--cgroup", cgroup, *config)
                 assert f"warn  instance {other}: instance '{other}' on {inner}, below ours," in checked.stdout
-                last = clb("status", "--instance", instance).stdout.splitlines()[-1]
+                last = clb_here("status", "--instance", instance).stdout.splitlines()[-1]
                 assert f"instance {other} ({inner}, below) serves the same VIPs: 10.64.0.1:80" in last
                 again = clb("load", "--instance", other, "--cgroup", cgroup)
                 assert again.returncode == 4  # the sidecar loads

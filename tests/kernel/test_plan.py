@@ -12,7 +12,7 @@ import pytest
 from clb_discovery.datapath.pins import Pins
 from tests.support.dataplane import snapshot
 from tests.support.knot import KnotServer
-from tests.support.sidecar import clb, sidecar, status
+from tests.support.sidecar import clb, clb_here, sidecar, status
 
 SRV = ("--srv", "_web._tcp.example=10.64.0.1:80")
 
@@ -33,7 +33,7 @@ def serve(knot: KnotServer, count: int) -> None:
 
 def ahead(instance: str, knot: KnotServer, *options: str) -> tuple[int, list[dict[str, Any]]]:
     """Return the exit code and the changes."""
-    result = clb("plan", "--json", "--instance", instance, "--resolver", knot.address, *options)
+    result = clb_here("plan", "--json", "--instance", instance, "--resolver", knot.address, *options)
     assert result.stderr == ""
     changes: list[dict[str, Any]] = json.loads(result.stdout)["changes"]
     return result.returncode, changes
@@ -44,7 +44,7 @@ def test_without_a_data_plane_everything_is_new(instance: str, knot: KnotServer)
     code, (change,) = ahead(instance, knot, *SRV)
     assert (code, change["action"], change["address"], len(change["added"])) == (2, "add", "10.64.0.1", 3)
     assert not Pins(instance).home.exists()
-    text = clb("plan", "--instance", instance, "--resolver", knot.address, *SRV)
+    text = clb_here("plan", "--instance", instance, "--resolver", knot.address, *SRV)
     assert (text.returncode, text.stderr) == (2, "")
     assert text.stdout.splitlines()[0] == "+ 10.64.0.1:80/tcp  web (srv:_web._tcp.example)"
     assert text.stdout.splitlines()[-1] == "virtual servers: 1 to add; real servers: +3 ~0 -0"
@@ -56,7 +56,7 @@ def test_plan_and_run_agree(instance: str, cgroup: Path, tmp_path: Path, knot: K
     with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address]):
         before = snapshot(instance)
         assert ahead(instance, knot, *SRV) == (0, [])
-        text = clb("plan", "--instance", instance, "--resolver", knot.address, *SRV)
+        text = clb_here("plan", "--instance", instance, "--resolver", knot.address, *SRV)
         assert (text.returncode, text.stdout) == (0, "no changes\n")
 
         code, (change,) = ahead(instance, knot, *SRV, "--algorithm", "least-conn")
@@ -64,7 +64,7 @@ def test_plan_and_run_agree(instance: str, cgroup: Path, tmp_path: Path, knot: K
         config.write_text('[[service]]\nname = "ldap"\nvip = "10.64.0.2"\nservers = ["10.0.0.5:389", "127.0.0.1:1"]\n')
         code, changes = ahead(instance, knot, "--config", str(config))
         assert [(change["action"], change["service"]) for change in changes] == [("remove", "web"), ("add", "ldap")]
-        refused = clb("plan", "--instance", instance, "--config", config).stdout
+        refused = clb_here("plan", "--instance", instance, "--config", config).stdout
         assert "! ldap: 127.0.0.1:1 is refused: loopback addresses" in refused
         after = snapshot(instance)
         assert (after.objects, after.installed) == (before.objects, before.installed)
@@ -83,7 +83,7 @@ def test_names_are_planned_as_run_publishes_them(instance: str, cgroup: Path, tm
     coming = {"added": ["10.64.0.1 web.clb"], "removed": []}
 
     def planned(*options: str | Path) -> tuple[int, object]:
-        result = clb(*ask, *options)
+        result = clb_here(*ask, *options)
         return result.returncode, json.loads(result.stdout)["names"]
 
     assert planned("--hosts-file", one) == (2, [{"file": str(one), **coming}])
@@ -95,7 +95,7 @@ def test_names_are_planned_as_run_publishes_them(instance: str, cgroup: Path, tm
         assert planned("--hosts-file", other) == (2, [{"file": str(other), **coming}, leaving])
         assert planned() == (2, [leaving])
         assert "10.64.0.1 web.clb\n" in one.read_text()
-    code = clb(*ask, "--hosts-file", tmp_path)
+    code = clb_here(*ask, "--hosts-file", tmp_path)
     assert (code.returncode, code.stdout, len(code.stderr.splitlines())) == (3, "", 1)
 
 
@@ -113,6 +113,6 @@ def test_answer_that_would_be_held_is_reported(instance: str, cgroup: Path, tmp_
 def test_discovery_that_is_down_is_no_plan(instance: str, knot: KnotServer) -> None:
     """Without an answer the changes are unknown: one line, exit code 1."""
     knot.purge()
-    result = clb("plan", "--instance", instance, "--resolver", knot.address, *SRV)
+    result = clb_here("plan", "--instance", instance, "--resolver", knot.address, *SRV)
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
     assert "SERVFAIL" in result.stderr

@@ -28,7 +28,10 @@ from tests.support.knot import KnotServer
 from tests.support.loading import loader_of_tests, loading
 from tests.support.pace import STRIDE, effort, patient
 from tests.support.process import accepts, free_port, running, wait_until
-from tests.support.sidecar import clb
+from tests.support.sidecar import clb_here
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 CLIENTS: Final = 4
 SECONDS: Final = 20
@@ -193,7 +196,7 @@ def test_writer_may_be_killed_before_every_operation(instance: str, cgroup: Path
         after = sync_once(knot, instance, cgroup, f"{STAYS}:{port}", f"{COMES}:{port}")
         for operation in count(random.randrange(STRIDE), STRIDE):  # noqa: S311 - a choice of operations
             write_zone(knot, OLD, port)
-            assert clb(*before).returncode == 0
+            assert clb_here(*before).returncode == 0
             write_zone(knot, NEW, port)
             command = [*fatal, str(operation), *after]
             result = subprocess.run(command, check=False, capture_output=True, timeout=patient(60))
@@ -205,7 +208,7 @@ def test_writer_may_be_killed_before_every_operation(instance: str, cgroup: Path
             assert reached_through(cgroup, GOES, port, tmp_path) <= {*OLD, errno.ENETUNREACH}, operation
             assert reached_through(cgroup, COMES, port, tmp_path) <= {*NEW, errno.ENETUNREACH}, operation
 
-            assert clb(*after).returncode == 0
+            assert clb_here(*after).returncode == 0
             with Maps(Pins(instance)) as maps:
                 installed = maps.read()
             assert installed.orphans == {}, operation

@@ -16,6 +16,9 @@ from tests.support.knot import KnotServer
 from tests.support.listeners import Listener, listening
 from tests.support.process import running, wait_until
 from tests.support.sidecar import sidecar, wait_for_pool
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIP: Final = "10.64.0.1"
 CLIENT: Final = """

@@ -15,7 +15,10 @@ from tests.support.knot import KnotServer
 from tests.support.pace import patient
 from tests.support.process import free_port
 from tests.support.sidecar import Sidecar, pool, sidecar, status, wait_for_pool
+from tests.support.spares import loaded_instance
 from tests.support.srv_web import VIP, WEB, resolver, serve, weighted
+
+instance = loaded_instance
 
 FOR_LONG: Final = ("--max-removal", "0", "--hold", "1h")
 """Every removal is held for longer than a test takes."""

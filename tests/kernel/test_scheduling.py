@@ -236,7 +236,8 @@ def test_lower_tier_is_used_again_when_one_of_it_recovers(plane: Plane, vip: str
         pool = [real(first.name), real(second.name), real(spare.name, 1, 1)]
         plane.publish(virtual_server(vip, pool, health=BRIEFLY))
         eject(plane, vip, [first, second])
-        wait_until(lambda: plane.client.dial(target_of(vip)) == ["ok"], "the next tier takes over")
+        # On a busy machine the first connects probe the two again.
+        wait_until(lambda: plane.client.dial(target_of(vip), 3)[-1] == "ok", "the next tier takes over")
         second.accept()
         wait_until(
             lambda: bool(plane.client.dial(target_of(vip))) and second.name not in plane.ejected(vip), "one is back"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import signal
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Final
 
 import pytest
@@ -15,7 +16,10 @@ from clb_discovery.datapath.instance import RUN
 from clb_discovery.stderr import LEVELS
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.process import free_port, wait_until
-from tests.support.sidecar import clb, sidecar, status
+from tests.support.sidecar import clb, clb_here, sidecar, status
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 PASSWORD: Final = "correct-horse-battery"  # noqa: S105 - it opens nothing
 WRONG_TOKEN: Final = "deadbeef-0000-0000-0000-00000000beef"  # noqa: S105 - as above
@@ -41,9 +45,8 @@ def assert_silent(text: str) -> None:
     assert not [secret for secret in SECRETS if secret in text], text
 
 
-def said(*arguments: str, env: Mapping[str, str] | None = None) -> str:
+def said(result: CompletedProcess[str]) -> str:
     """Return the whole output of a command."""
-    result = clb(*arguments, env=env)
     assert result.stdout + result.stderr
     return result.stdout + result.stderr
 
@@ -78,7 +81,7 @@ def test_sidecar_never_tells_a_secret(
             config.write_text(text)
             found.process.send_signal(signal.SIGHUP)
             wait_until(lambda: status(instance)["sidecar"]["config_error"] is not None, "the file is refused")
-            assert_silent(said("status", "--json", "--instance", instance))
+            assert_silent(said(clb_here("status", "--json", "--instance", instance)))
 
         def fails() -> bool:
             return status(instance)["sources"][0]["error"] is not None
@@ -98,7 +101,7 @@ def test_sidecar_never_tells_a_secret(
         reread(good)
         agent.stop()
         wait_until(lambda: "refuse" in str(status(instance)["sources"][0]["error"]), "Consul is gone")
-        outputs = [said("status", "--instance", instance), scraped(port)]
+        outputs = [said(clb("status", "--instance", instance)), scraped(port)]
         agent.start()
         agent.register("web", 8080, "10.0.0.1")
         assert found.stop() == 0
@@ -127,7 +130,13 @@ def test_sidecar_never_tells_a_secret(
 )
 @pytest.mark.parametrize("command", [["run", "--once"], ["plan"], ["check"]])
 def test_commands_never_tell_a_secret(
-    instance: str, tmp_path: Path, agent: ConsulAgent, command: list[str], wrong: tuple[list[str], dict[str, str]]
+    instance: str,
+    cgroup: Path,
+    tmp_path: Path,
+    agent: ConsulAgent,
+    *,
+    command: list[str],
+    wrong: tuple[list[str], dict[str, str]],
 ) -> None:
     """With errors in options, environment and answers of Consul, the message has no secret."""
     arguments, env = wrong
@@ -135,4 +144,5 @@ def test_commands_never_tell_a_secret(
     several.write_text(f"{MASTER_TOKEN} {WRONG_TOKEN}")
     places = {"{url}": agent.url, "{tls}": agent.url.replace("http:", "https:"), "{several}": str(several)}
     typed = [places.get(argument, argument) for argument in arguments]
-    assert_silent(said(*command, "--instance", instance, *typed, *SERVICE, env=env))
+    where = ["--instance", instance, *([] if command == ["plan"] else ["--cgroup", str(cgroup)])]
+    assert_silent(said(clb(*command, *where, *typed, *SERVICE, env=env)))

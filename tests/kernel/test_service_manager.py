@@ -20,8 +20,11 @@ from tests.support.in_process import real_servers, running_daemon
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
 from tests.support.sidecar import pool, sidecar, status, wait_for_pool
+from tests.support.spares import loaded_instance
 from tests.support.srv_web import VIP, WEB, resolver, serve, weighted
 from tests.support.systemd import service_manager
+
+instance = loaded_instance
 
 FRESH: Final = "STATUS=following 1, all answered"
 WATCHDOG: Final = 0.4

@@ -22,7 +22,10 @@ from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, sidecar
+from tests.support.spares import loaded_instance
 from tests.support.srv_web import OTHER_VIP, VIP, WEB, resolver, serve
+
+instance = loaded_instance
 
 
 def assert_ends(found: Sidecar, number: int = signal.SIGTERM) -> None:
@@ -96,12 +99,12 @@ async def test_sigterm_ends_a_source_that_swallows_a_cancellation(instance: str,
     assert source.cancelled == 2
 
 
-def test_sigterm_while_starting_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+def test_sigterm_while_starting_is_a_stop(new_instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
     """SIGTERM during the load does not interrupt it: the load is finished, and the sidecar ends with 0."""
-    with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)], ready=False) as found:
-        wait_until(Pins(instance).home.exists, "the load has begun")
+    with sidecar(new_instance, cgroup, tmp_path, [*WEB, *resolver(knot)], ready=False) as found:
+        wait_until(Pins(new_instance).home.exists, "the load has begun")
         assert_ends(found)
-    assert loader.is_current(Pins(instance), cgroup)
+    assert loader.is_current(Pins(new_instance), cgroup)
 
 
 def test_sigterm_during_backoff_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ from tests.support.plane import real
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, sidecar, status
 from tests.support.sockets import socket_maker
+from tests.support.spares import loaded_instance
 from tests.support.web import get
+
+instance = loaded_instance
 
 VIP: Final = "10.64.0.1"
 THREADS: Final = 4

@@ -18,9 +18,10 @@ from clb_discovery.layout.structs import EVENT, EVENTS_BYTES
 from tests.support.cgroups import run_inside
 from tests.support.listeners import listening
 from tests.support.pace import patient
-from tests.support.plane import OBJECTS, Plane, loaded_plane, target_of, virtual_server
+from tests.support.plane import Plane, loaded_plane, target_of, virtual_server
 from tests.support.process import free_port, running, wait_until
 from tests.support.sidecar import COMMAND, clb
+from tests.support.spares import Spares
 from tests.support.terminal import on_terminal
 from tests.support.tracing import lines, tracing
 
@@ -28,9 +29,9 @@ TERM: Final = {"TERM": "xterm-256color"}
 
 
 @pytest.fixture
-def plane() -> Iterator[Plane]:
+def plane(spares: Spares) -> Iterator[Plane]:
     """Load the data plane."""
-    with loaded_plane(OBJECTS[0]) as loaded:
+    with loaded_plane(spares) as loaded:
         yield loaded
 
 

@@ -17,6 +17,9 @@ import pytest
 from tests.support.contract import read_status
 from tests.support.process import free_port
 from tests.support.sidecar import sidecar, status
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 OPTIONS: Final = ("--srv", "_web._tcp.example=10.64.0.1:80", "--resolver", "127.0.0.1:1")
 PAGES: Final = ("/", "/status.json", "/metrics", "/healthz", "/no-such-page")

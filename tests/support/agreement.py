@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clb_discovery.model.text_forms import parse_vip
-from tests.support.sidecar import clb, status
+from tests.support.sidecar import clb_here, status
 
 
 class Case(NamedTuple):
@@ -62,7 +62,7 @@ class Planned(NamedTuple):
 
 def said_by_plan(options: Sequence[str | Path]) -> Planned:
     """Return the result of `plan`, which has to add everything."""
-    result = clb("plan", "--json", *options)
+    result = clb_here("plan", "--json", *options)
     assert result.stderr == ""
     document = json.loads(result.stdout)
     changes: list[dict[str, Any]] = document["changes"]
@@ -97,13 +97,16 @@ def assert_agreement(instance: str, cgroup: Path, case: Case, options: Sequence[
 
     The real servers are those of plan and status, by address, port, weight and priority; check counts them. Each member
     that plan rejects has a line in check, and a reason in status. Real servers of a family without a VIP have a line in
-    both.
+    both. `check` and `plan` are about an instance that is not loaded.
+
+    :param instance: for `run`.
     """
-    options = ["--instance", instance, *options, *case.options]
-    checked = clb("check", *options, "--cgroup", cgroup)
+    options = [*options, *case.options]
+    not_loaded = ["--instance", f"{instance}-ahead", *options]
+    checked = clb_here("check", *not_loaded, "--cgroup", cgroup)
     numbers, warnings, failures = said_by_check(checked, source)
-    planned, rejected, notes = said_by_plan(options)
-    run = clb("run", "--once", *options, "--cgroup", cgroup)
+    planned, rejected, notes = said_by_plan(not_loaded)
+    run = clb_here("run", "--once", "--instance", instance, *options, "--cgroup", cgroup)
     assert run.returncode == 0, run.stderr
     served, reasons = said_by_status(instance)
     assert served == planned

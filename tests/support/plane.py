@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 import pytest
 
 from clb_discovery.datapath import bpf, probe
 from clb_discovery.datapath.instance import Instance
-from clb_discovery.datapath.loading import bcc, libbpf, loader
+from clb_discovery.datapath.loading import bcc, libbpf
+from clb_discovery.datapath.loading.libbpf import Variant
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.loading.sizes import Sizes, pinned_sizes
 from clb_discovery.datapath.maps import Maps
@@ -32,11 +32,11 @@ from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
 from clb_discovery.publication.steps import Write
 from tests.support.cgroups import made_cgroup
-from tests.support.dataplane import wipe
 from tests.support.loading import loader_of_tests
 from tests.support.pace import EFFORT
 from tests.support.recorder import is_in_its_place, is_stored
 from tests.support.sockets import SocketMaker, socket_maker
+from tests.support.spares import Spares
 
 _LOADABLE: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
 OBJECTS: Final = _LOADABLE if EFFORT >= 1 else _LOADABLE[:1]
@@ -106,6 +106,12 @@ class Plane:
     def active(self, vip: str) -> dict[str, int]:
         """Return the active connections of each real server."""
         return {name: server.active for name, server in self.servers(vip).items()}
+
+    def all_active(self) -> list[int]:
+        """Return the active connections of every real server of all virtual servers, read at once."""
+        found = self._maps.servers(self._maps.read())
+        members = ((elements.unpack_member(member), server) for member, server in found.items())
+        return [server.active for (_, _, port), server in members if port]
 
     def ejected(self, vip: str) -> set[str]:
         """Return the real servers that are ejected or wait for a probe."""
@@ -178,27 +184,25 @@ class Plane:
 
 
 @contextmanager
-def loaded_plane(which: str) -> Iterator[Plane]:
-    """Load one of `OBJECTS` for a new instance and cgroup; both are removed at the end."""
-    instance = f"test-{uuid4().hex[:8]}"
-    pins = Pins(instance)
-    with ExitStack() as stack:
-        cgroup = stack.enter_context(made_cgroup())
-        stack.callback(wipe, instance)
-        loader.load(pins, cgroup, loader_of_tests())
-        if which != OBJECTS[0]:
-            _replace_programs(pins, which)
-        maps = stack.enter_context(Maps(pins))
-        yield Plane(instance, cgroup, which, maps, stack.enter_context(socket_maker(cgroup)))
+def loaded_plane(spares: Spares, which: str = OBJECTS[0]) -> Iterator[Plane]:
+    """Return a data plane with one of `OBJECTS`, attached to a new cgroup, which is removed at the end."""
+    variant = None if which == OBJECTS[0] else Variant.FLOOR
+    with (
+        made_cgroup() as cgroup,
+        spares.taken(cgroup, variant, outcomes=True) as instance,
+        Maps(Pins(instance)) as maps,
+        socket_maker(cgroup) as client,
+    ):
+        yield Plane(instance, cgroup, which, maps, client)
 
 
 @pytest.fixture(scope="module")
-def default_plane() -> Iterator[Plane]:
+def default_plane(spares: Spares) -> Iterator[Plane]:
     """Load the default object of this kernel only, for files that assign it to `_plane_of_module`.
 
     The object of older kernels is tested on them (`make test-kernels`).
     """
-    with loaded_plane(OBJECTS[0]) as found:
+    with loaded_plane(spares) as found:
         yield found
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from clb_discovery.cli.main import main
 from clb_discovery.cli.status import read_status as document_of
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
@@ -30,18 +34,41 @@ def clb(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subproc
 
     A document of `status` is checked against its schema.
     """
-    command, rest = arguments[:1], arguments[1:]
-    if command and command[0] in {"load", "run"}:
-        command = (*command, *loading())
     result = subprocess.run(
-        [*COMMAND, *map(str, command), *map(str, rest)],
+        [*COMMAND, *map(str, (*arguments[:1], *_loading(arguments), *arguments[1:]))],
         check=False,
         capture_output=True,
         text=True,
         timeout=patient(60),
         env={**os.environ, **(env or {})},
     )
-    if {"status", "--json"} <= {*arguments} and result.stdout:
+    return _checked(result)
+
+
+def clb_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself in this process: it starts ten times as fast as in one of its own.
+
+    Not for a test whose subject is the process, nor beside a sidecar in this process, whose locks it would release.
+    """
+    given = [*map(str, (*arguments[:1], *_loading(arguments), *arguments[1:]))]
+    files, collector = resource.getrlimit(resource.RLIMIT_NOFILE), gc.get_threshold()
+    with redirect_stdout(StringIO()) as output, redirect_stderr(StringIO()) as errors:
+        try:
+            code = main(given)
+        except SystemExit as error:  # wrong usage
+            code = int(error.code or 0)
+        finally:  # `run` sets both for its process
+            resource.setrlimit(resource.RLIMIT_NOFILE, files)
+            gc.set_threshold(*collector)
+    return _checked(subprocess.CompletedProcess(given, code, output.getvalue(), errors.getvalue()))
+
+
+def _loading(arguments: Sequence[str | Path]) -> tuple[str, ...]:
+    return loading() if arguments and arguments[0] in {"load", "run"} else ()
+
+
+def _checked(result: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    if {"status", "--json"} <= {*result.args} and result.stdout:
         read_status(result.stdout)
     return result
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.plane import OBJECTS, Plane, loaded_plane
+from tests.support.spares import Spares
 from tests.support.transparency import SIDES, Side
 
 
 @pytest.fixture(scope="module", params=OBJECTS)
-def loaded(request: pytest.FixtureRequest) -> Iterator[tuple[str, Plane]]:
+def loaded(spares: Spares, request: pytest.FixtureRequest) -> Iterator[tuple[str, Plane]]:
     """Load each BPF object that we ship."""
-    with loaded_plane(request.param) as found:
+    with loaded_plane(spares, request.param) as found:
         yield request.param, found
 
 
