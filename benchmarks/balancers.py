@@ -132,7 +132,10 @@ def nginx(near: Path, pool: Pool, folder: Path) -> Iterator[System]:
     config = folder / "nginx.conf"
 
     def write(now: Pool) -> None:
-        lines = [*(f"server {server};" for server in now.first), *(f"server {server} backup;" for server in now.further)]
+        lines = [
+            *(f"server {server};" for server in now.first),
+            *(f"server {server} backup;" for server in now.further),
+        ]
         config.write_text(_NGINX.format(folder=folder, servers=" ".join(lines), vip=VIP, port=VIP_PORT))
 
     def set_servers(now: Pool) -> None:
@@ -147,20 +150,20 @@ def nginx(near: Path, pool: Pool, folder: Path) -> Iterator[System]:
 
 Systems = dict[str, Callable[[Path, Pool, Path], AbstractContextManager[System]]]
 SYSTEMS: Final[Systems] = {
-    "ours": ours,
-    "ours, checks": partial(ours, settings=CHECK),
-    "ours, sidecar killed": partial(ours, killed=True),
-    "iptables": iptables,
-    "HAProxy": haproxy_with_checks,
-    "nginx": nginx,
+    "clb-discovery": ours,
+    "clb-discovery, checks": partial(ours, settings=CHECK),
+    "clb-discovery, sidecar killed": partial(ours, killed=True),
+    "iptables DNAT": iptables,
+    "HAProxy, checks": haproxy_with_checks,
+    "nginx stream": nginx,
 }
 FOR_POOLS: Final[Systems] = {
-    "ours": ours,
-    "ours, `dead-after = 15s`": partial(ours, settings='dead-after = "15s"\n'),
-    "ours, checks": partial(ours, settings=CHECK),
-    "iptables": iptables,
-    "HAProxy": haproxy_with_checks,
+    "clb-discovery": ours,
+    "clb-discovery, `dead-after = 15s`": partial(ours, settings='dead-after = "15s"\n'),
+    "clb-discovery, checks": partial(ours, settings=CHECK),
+    "iptables DNAT": iptables,
+    "HAProxy, checks": haproxy_with_checks,
     "HAProxy, `on-marked-down shutdown-sessions`": partial(haproxy_with_checks, closes=True),
-    "nginx": nginx,
+    "nginx stream": nginx,
 }
 """Those for connections that stay open."""

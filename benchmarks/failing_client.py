@@ -45,10 +45,9 @@ class Requests:
             self.done.append((began, time.monotonic() - began, answered))
 
 
-async def main(address: str, port: int, patience: float, rate: float, seconds: float, grace: float) -> None:
+async def main(requests: Requests, rate: float, seconds: float, grace: float) -> None:
     """Make the requests of so many seconds."""
-    requests, tasks = Requests(address, port, patience), []
-    began = time.monotonic()
+    tasks, began = [], time.monotonic()
     for number in range(round(rate * seconds)):
         await asyncio.sleep(began + number / rate - time.monotonic())
         tasks.append(asyncio.create_task(requests.make()))
@@ -60,4 +59,4 @@ async def main(address: str, port: int, patience: float, rate: float, seconds: f
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:7])))
+    asyncio.run(main(Requests(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])), *map(float, sys.argv[4:7])))

@@ -1,9 +1,11 @@
-"""Evaluation of what clients saw of a failure, and the tables and charts of it. No I/O."""
+"""Evaluation of what clients saw of a failure, and the rows of its tables. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
+
+from benchmarks.charts import percent
 
 FIRST: Final = 10.0
 """Seconds after the failure that are reported by themselves."""
@@ -70,21 +72,14 @@ def share(fields: Fields, period: str, *kinds: str) -> float:
     return 100 * sum(fields[f"{kind}_{period}"] for kind in kinds) / whole if whole else 0.0
 
 
-def percent(value: float) -> str:
-    """Return a share as text: with two digits, and nothing that is not zero looks like it."""
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def names(systems: Mapping[str, object]) -> list[str]:
-    """Return heads of columns, after an empty one."""
-    return ["", *systems]
-
-
 def shares(scenes: Mapping[str, Fields], patience: str, kind: str) -> Iterator[tuple[str, ...]]:
     """Yield rows of shares, in the first seconds and after, by scenes and systems."""
     for scene, by_patience in scenes.items():
         systems = by_patience[patience].values()
-        yield scene, *(" / ".join(percent(share(one, period, kind)) for period in ("first", "after")) for one in systems)
+        yield (
+            scene,
+            *(" / ".join(percent(share(one, period, kind)) for period in ("first", "after")) for one in systems),
+        )
 
 
 def times(scenes: Mapping[str, Fields], patience: str) -> Iterator[tuple[str, ...]]:
@@ -107,6 +102,11 @@ def most_noise(scenes: Mapping[str, Fields]) -> tuple[float, float]:
     return max(share(one, "before", "failed") for one in found), max(share(one, "before", "slow") for one in found)
 
 
-def patiences(scenes: Mapping[str, Fields]) -> Iterable[str]:
+def patiences(scenes: Mapping[str, Fields]) -> list[str]:
     """Return the patiences that were measured."""
-    return dict.fromkeys(patience for by_patience in scenes.values() for patience in by_patience)
+    return list(dict.fromkeys(patience for by_patience in scenes.values() for patience in by_patience))
+
+
+def systems(scenes: Mapping[str, Fields]) -> list[str]:
+    """Return the systems that were measured."""
+    return list(dict.fromkeys(name for rows in scenes.values() for fields in rows.values() for name in fields))

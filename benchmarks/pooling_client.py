@@ -1,16 +1,19 @@
 """A client of a service that keeps a pool of open connections, without any time-out of its own.
 
-Usage: pooling_client.py ADDRESS PORT CONNECTIONS PAUSE SECONDS. Each connection has a request every PAUSE seconds, one at
-a time. One that fails is replaced at once. The output is a JSON list with the start of each request, in seconds of
-CLOCK_MONOTONIC, the time that it took, and whether there was a response. What is not over at the end has failed.
+Usage: pooling_client.py ADDRESS PORT CONNECTIONS PAUSE SECONDS. Each connection has one request at a time, with PAUSE
+seconds between them. A connection that fails is replaced. The output is a JSON list with the start of each
+request, in seconds of CLOCK_MONOTONIC, the time that it took, and whether there was a response. What is not over at the
+end has failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sys
 import time
+from contextlib import suppress
 
 
 class Pool:
@@ -24,16 +27,16 @@ class Pool:
     async def keep(self) -> None:
         """Keep a connection in use until cancelled, and replace it when it fails."""
         while True:
-            try:
-                reader, writer = await asyncio.open_connection(*self._target)
-            except OSError:
+            await asyncio.sleep(self._pause * random.random())  # noqa: S311  # requests are not all sent together
+            with suppress(OSError):
+                await self._use(*await asyncio.open_connection(*self._target))
+
+    async def _use(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await self._ask(reader, writer):  # noqa: ASYNC110  # no event ends the pause
                 await asyncio.sleep(self._pause)
-                continue
-            try:
-                while await self._ask(reader, writer):
-                    await asyncio.sleep(self._pause)
-            finally:
-                writer.close()
+        finally:
+            writer.close()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         began, answered = time.monotonic(), False
