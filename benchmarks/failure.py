@@ -112,10 +112,10 @@ def chosen(names: Sequence[str] | None, known: Iterable[str]) -> list[str]:
 
 def hurry() -> None:
     """Run this process and its children before others, which would delay requests."""
-    os.nice(-10)
+    os.nice(-19)
     of_session = Path("/proc/self/autogroup")  # where it exists, niceness counts only within a session
     if of_session.exists():
-        of_session.write_text("-10", encoding="utf-8")
+        of_session.write_text("-19", encoding="utf-8")
 
 
 def options() -> argparse.Namespace:

@@ -29,6 +29,7 @@ class Request(NamedTuple):
 def counts(runs: Sequence[Sequence[Request]]) -> dict[str, float]:
     """Return how many requests there were, failed, and were slow, in each period of all runs together.
 
+    `longest_failed_s` is how long a client waited for its failure; those that are not over at the end count until then.
     `none_fails_after_s` is the start of the last failed request, in the run where it was latest. It is left out if
     requests of any run failed until the end.
     """
@@ -38,6 +39,8 @@ def counts(runs: Sequence[Sequence[Request]]) -> dict[str, float]:
         found[f"requests_{period}"] = len(these)
         found[f"failed_{period}"] = sum(not one.answered for one in these)
         found[f"slow_{period}"] = sum(one.answered and one.took > SLOW for one in these)
+    waited = (one.took for run in runs for one in run if one.began >= 0 and not one.answered)
+    found["longest_failed_s"] = round(max(waited, default=0.0), 2)
     calm = [_calm_after(run) for run in runs]
     if None not in calm:
         found["none_fails_after_s"] = round(max((one for one in calm if one), default=0.0), 1)

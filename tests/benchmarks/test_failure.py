@@ -43,6 +43,7 @@ def test_requests_are_counted_by_period() -> None:
         "requests_after": 10,
         "failed_after": 1,
         "slow_after": 0,
+        "longest_failed_s": 0.5,
         "none_fails_after_s": 12.0,
     }
     assert [share(found, period, "failed", "slow") for period in ("before", "first", "after")] == [100, 50, 10]
@@ -52,7 +53,7 @@ def test_requests_are_counted_by_period() -> None:
 def test_rounds_add_up(runs: list[list[Request]]) -> None:
     """Each request is in one period, and every round counts."""
     found, each = counts(runs), [counts([run]) for run in runs]
-    for name in found.keys() - {"none_fails_after_s"}:
+    for name in found.keys() - {"longest_failed_s", "none_fails_after_s"}:
         assert found[name] == sum(one[name] for one in each)
     assert sum(found[f"requests_{period}"] for period in ("before", "first", "after")) == sum(map(len, runs))
 
