@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -133,9 +134,9 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     """Measure all systems in all scenes."""
-    chosen_by = options()
+    chosen_by, began = options(), time.monotonic()
     hurry()
-    load = {"per_second": PER_SECOND, "rounds": chosen_by.rounds, "seconds": chosen_by.seconds}
+    load: dict[str, float] = {"per_second": PER_SECOND, "rounds": chosen_by.rounds, "seconds": chosen_by.seconds}
     found: dict[str, Any] = {"load": load, "scenes": {}, "pools": {}}
     runs: dict[tuple[str, str, str], list[list[Request]]] = {}
     spawn = multiprocessing.get_context("spawn")
@@ -158,6 +159,8 @@ def main() -> None:
             found["pools"] = {name: waits(requests, CONNECTIONS) for name, requests in pools.items()}
             print("\nopen connections; a host vanishes")
             print(*results.table(found["pools"]), sep="\n")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    load["processors"] = round((used.ru_utime + used.ru_stime) / (time.monotonic() - began), 2)
     if chosen_by.save:
         results.save("failure", found)
 

@@ -136,10 +136,10 @@ class Scene(NamedTuple):
 
 SCENES: Final = {
     "reset": Scene(Fleet.refuse),
-    "reset, three": Scene(Fleet.refuse, 3),
+    "reset, three servers": Scene(Fleet.refuse, 3),
     "reset, whole tier": Scene(Fleet.refuse, SERVERS, FURTHER),
     "silent": Scene(Fleet.fall_silent),
-    "silent, three": Scene(Fleet.fall_silent, 3),
+    "silent, three servers": Scene(Fleet.fall_silent, 3),
     "silent, whole tier": Scene(Fleet.fall_silent, SERVERS, FURTHER),
     "silent, back after 30 s": Scene(Fleet.fall_silent, back_after=30),
     "silent, removed after 10 s": Scene(Fleet.fall_silent, removed_after=10),

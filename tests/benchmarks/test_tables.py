@@ -56,7 +56,7 @@ def test_saved_results_fill_the_tables() -> None:
     requests[DIRECT] |= {"runs_a_connection": 11, "runs_a_request": 0.0}
     row = Row(9980, 1.0039, 0.0012, 50100, 46442, 2883, 0.001, 75330, 3678, 0.0, (), 0)
     failures = {
-        "load": {"per_second": 50, "rounds": 2, "seconds": 40.0},
+        "load": {"per_second": 50, "rounds": 2, "seconds": 40.0, "processors": 0.5},
         "scenes": {"reset": {"none": {"clb-discovery": counts([[Request(9.0, 0.01, answered=True)]])}}},
         "pools": {"clb-discovery": {"connections": 50, "hung": 4, "hanging": 4, "longest_s": 15.0}},
     }
