@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
@@ -58,11 +59,20 @@ async def probe(address: Address, port: int, *, twice: bool = True) -> Result:
 
 
 async def probe_thoroughly(address: Address, port: int) -> Result:
-    """Connect several times at once; a server that loses packets cannot pass by chance."""
-    found = await asyncio.gather(*(probe(address, port, twice=False) for _ in range(SAMPLE)))
-    if found.count(Result.DOWN) > MOST_LOST:
+    """Connect several times at once until enough have answered: a server that loses packets cannot pass by chance."""
+    waiting = {asyncio.create_task(probe(address, port, twice=False)) for _ in range(SAMPLE)}
+    found: Counter[Result] = Counter()
+    try:
+        while waiting and found[Result.UP] < SAMPLE - MOST_LOST and found[Result.DOWN] <= MOST_LOST:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            found.update(one.result() for one in done)
+    finally:
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)  # then their sockets are closed
+    if found[Result.DOWN] > MOST_LOST:
         return Result.DOWN
-    return Result.UP if Result.UP in found else Result.LOCAL
+    return Result.UP if found[Result.UP] else Result.LOCAL
 
 
 @contextmanager

@@ -97,7 +97,23 @@ def test_a_thorough_probe_needs_nearly_all_answers(
 
     monkeypatch.setattr(probes, "probe", answered)
     assert asyncio.run(probe_thoroughly(parse_address("127.0.0.1"), 9)) is expected
-    assert left == []
+
+
+def test_a_lost_packet_delays_no_thorough_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs pass the server over meanwhile; what is not needed any more is cancelled."""
+    cancelled, tries = asyncio.Event(), iter(range(SAMPLE))
+
+    async def answered(*_: object, **__: object) -> Result:
+        if next(tries) < MOST_LOST:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+        return Result.UP
+
+    monkeypatch.setattr(probes, "probe", answered)
+    assert asyncio.run(probe_thoroughly(parse_address("127.0.0.1"), 9)) is Result.UP
+    assert cancelled.is_set()
 
 
 def test_a_thorough_probe_is_over_before_the_suspicion() -> None:
