@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,8 +41,8 @@ SECONDS: Final = 40.0
 """From the failure to the start of the last request."""
 ROUNDS: Final = 2
 VICTIM: Final = 3
-CONNECTIONS: Final = 50
-PAUSE: Final = 0.5
+CONNECTIONS: Final = 100
+PAUSE: Final = 2.0
 """Seconds between two requests on an open connection."""
 POOL_SECONDS: Final = 80.0
 """From the failure to the end, where connections stay open: longer than a proxy's usual time-out of 60 s."""
@@ -125,44 +125,72 @@ def options() -> argparse.Namespace:
     parser.add_argument("--scene", action="append", help="one of the scenes, repeatable (default: all)", choices=SCENES)
     parser.add_argument("--system", action="append", help="one of the systems, likewise", choices=SYSTEMS)
     parser.add_argument("--patience", action="append", help="one of the patiences, likewise", choices=PATIENCE)
-    parser.add_argument("--no-pools", action="store_true", help="leave out connections that stay open")
+    parser.add_argument(
+        "--part", help="only short connects, or pools of open connections", choices=("connects", "pools")
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each scene is played (%(default)s)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="after the failure (%(default)g)")
     parser.add_argument("--save", action="store_true", help=f"keep the results in {results.FOLDER}")
     return parser.parse_args()
 
 
+def measure_connects(executor: Executor, chosen_by: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure all systems in all scenes; yield what is known after each."""
+    load = {"per_second": PER_SECOND, "rounds": chosen_by.rounds, "seconds": chosen_by.seconds}
+    found: dict[str, Any] = {"load": load, "scenes": {}}
+    runs: dict[tuple[str, str, str], list[list[Request]]] = {}
+    systems = chosen(chosen_by.system, SYSTEMS)
+    for _ in range(chosen_by.rounds):
+        for scene in chosen(chosen_by.scene, SCENES):
+            for patience in chosen(chosen_by.patience, PATIENCE):
+                work = {name: (connects, name, scene, patience, chosen_by.seconds) for name in systems}
+                for name, requests in at_once(executor, work).items():
+                    runs.setdefault((scene, patience, name), []).append(requests)
+                rows = {name: counts(runs[scene, patience, name]) for name in systems}
+                show(f"{scene}; patience: {patience}", rows)
+                found["scenes"].setdefault(scene, {})[patience] = rows
+                yield found
+
+
+def measure_pools(executor: Executor) -> dict[str, Any]:
+    """Measure connections that stay open while a host vanishes."""
+    pools = at_once(executor, {name: (open_connections, name, POOL_SECONDS) for name in FOR_POOLS})
+    rows = {name: waits(requests, CONNECTIONS) for name, requests in pools.items()}
+    show("open connections; a host vanishes", rows)
+    return {"pools": rows}
+
+
+def show(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a table."""
+    print(f"\n{title}", *results.table(rows), sep="\n", flush=True)
+
+
+def keep(found: Mapping[str, Any]) -> None:
+    """Save results; a part that was not measured stays as it is."""
+    before = results.kept().get("failure", {"measured": {}})["measured"]
+    results.save("failure", {**before, **found})
+
+
 def main() -> None:
-    """Measure all systems in all scenes."""
+    """Measure both parts."""
     chosen_by, began = options(), time.monotonic()
     hurry()
-    load: dict[str, float] = {"per_second": PER_SECOND, "rounds": chosen_by.rounds, "seconds": chosen_by.seconds}
-    found: dict[str, Any] = {"load": load, "scenes": {}, "pools": {}}
-    runs: dict[tuple[str, str, str], list[list[Request]]] = {}
+    found: dict[str, Any] = {}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(len(SYSTEMS), len(FOR_POOLS)), mp_context=spawn) as executor:
-        systems = chosen(chosen_by.system, SYSTEMS)
-        for _ in range(chosen_by.rounds):
-            for scene in chosen(chosen_by.scene, SCENES):
-                for patience in chosen(chosen_by.patience, PATIENCE):
-                    work = {name: (connects, name, scene, patience, chosen_by.seconds) for name in systems}
-                    for name, requests in at_once(executor, work).items():
-                        runs.setdefault((scene, patience, name), []).append(requests)
-                    rows = {name: counts(runs[scene, patience, name]) for name in systems}
-                    print(f"\n{scene}; patience: {patience}")
-                    print(*results.table(rows), sep="\n", flush=True)
-                    found["scenes"].setdefault(scene, {})[patience] = rows
-                    if chosen_by.save:  # so that an interruption leaves what there is
-                        results.save("failure", found)
-        if not chosen_by.no_pools:
-            pools = at_once(executor, {name: (open_connections, name, POOL_SECONDS) for name in FOR_POOLS})
-            found["pools"] = {name: waits(requests, CONNECTIONS) for name, requests in pools.items()}
-            print("\nopen connections; a host vanishes")
-            print(*results.table(found["pools"]), sep="\n")
+        if chosen_by.part != "pools":
+            for found in measure_connects(executor, chosen_by):
+                if chosen_by.save:  # so that an interruption leaves what there is
+                    keep(found)
+        if chosen_by.part != "connects":
+            found |= measure_pools(executor)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    load["processors"] = round((used.ru_utime + used.ru_stime) / (time.monotonic() - began), 2)
+    processors = round((used.ru_utime + used.ru_stime) / (time.monotonic() - began), 2)
+    print(f"\n{processors} processors were in use by all of this")
+    if "load" in found:
+        found["load"]["processors"] = processors
     if chosen_by.save:
-        results.save("failure", found)
+        keep(found)
 
 
 if __name__ == "__main__":

@@ -253,8 +253,8 @@ def of_failures(measured: Fields) -> Iterator[str]:
     failed, slow = map(percent, failure_figures.most_noise(scenes))
     yield (
         f"{load['per_second']} requests a second to each system, {load['rounds']} rounds, {load['seconds']:g} s from "
-        f"the failure, and {load['processors']:g} processors in use by all of it. Before the failure at most "
-        f"{failed} % of requests failed, and {slow} % were slow."
+        f"the failure;\nall of this uses {load['processors']:g} processors. Before the failure at most {failed} % of "
+        f"requests failed, and {slow} % were slow."
     )
     heads = ["", *failure_figures.systems(scenes)]
     for patience in failure_figures.patiences(scenes):
