@@ -7,7 +7,7 @@ of the page. Its contents are also in its `desc`, for screen readers; nothing is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
@@ -26,6 +26,10 @@ LEFT: Final = 64
 """Width left of the plot area, for the numbers of its axis."""
 LEGEND: Final = 230
 """Width right of the plot area, for the legend."""
+COLUMN: Final = 93
+"""Width of a column of a grid."""
+RADIUS: Final = 12
+"""Of the disc of 100 % in a grid."""
 STYLE: Final = """\
   .back { fill: #ffffff } .ink { fill: #1f2328 } .faint { fill: #59636e }
   .ours { fill: #0969da } .others { fill: #8c959f } .axis { stroke: #d1d9e0 } .mark { stroke: #1f2328 }
@@ -68,6 +72,13 @@ class Series(NamedTuple):
 
     name: str
     points: Sequence[tuple[float, float]]
+
+
+class Column(NamedTuple):
+    """One column of a grid."""
+
+    name: str
+    is_ours: bool = False
 
 
 def number(value: float) -> str:
@@ -234,3 +245,42 @@ def lines(title: str, x_unit: str, y_unit: str, series: Sequence[Series]) -> str
         f"{one.name}: " + ", ".join(f"{number_of(y)} at {x:,.0f}" for x, y in one.points) for one in series
     )
     return document(title, f"{y_unit}, by {x_unit}. {described}.", bottom + BOTTOM, inside)
+
+
+def grid(title: str, unit: str, columns: Sequence[Column], rows: Mapping[str, Sequence[float]]) -> str:
+    """Draw a grid of shares in percent, each as a number with a disc of its area.
+
+    :param unit: what they are shares of.
+    :param rows: the names of rows, each with a share for every column.
+    """
+    top, left = TOP + ROW, WIDTH - COLUMN * len(columns)
+    centres = [left + COLUMN * (place + 0.5) for place in range(len(columns))]
+
+    def heads() -> Iterator[str]:
+        for column, x in zip(columns, centres, strict=True):
+            for place, words in enumerate(column.name.split(", ")):
+                yield text(x, TOP - 2 + 16 * place, words, "faint", "middle")
+
+    def drawn(name: str, shares: Sequence[float], height: float) -> Iterator[str]:
+        yield line((16, height + ROW), (WIDTH - 16, height + ROW), "axis")
+        yield text(16, height + 19, name)
+        for column, x, share in zip(columns, centres, shares, strict=True):
+            look, radius = "ours" if column.is_ours else "others", RADIUS * math.sqrt(share / 100)
+            yield f'<circle cx="{number(x - 18)}" cy="{number(height + 14)}" r="{number(radius)}" class="{look}"/>'
+            yield text(x + 26, height + 19, percent(share), anchor="end")
+
+    inside = chain(
+        heads(), *(drawn(name, shares, top + ROW * place) for place, (name, shares) in enumerate(rows.items()))
+    )
+    described = "; ".join(
+        f"{name}: " + ", ".join(f"{one.name} {percent(share)}" for one, share in zip(columns, shares, strict=True))
+        for name, shares in rows.items()
+    )
+    height = top + ROW * len(rows)
+    told = text(16, height + 24, unit, "faint")
+    return document(title, f"{unit}. {described}.", height + BOTTOM, chain(inside, [told]))
+
+
+def percent(share: float) -> str:
+    """Return a share in percent as text, with two digits; what is not zero does not look like it."""
+    return f"{share:.0f}" if share >= 10 else f"{share:.2g}"

@@ -1,8 +1,10 @@
-"""Clients of a service that connect, send a request, and wait for the response, again and again.
+"""Clients of a service that connect, send a request, wait for the response, and close.
 
-Usage: failing_client.py ADDRESS PORT PATIENCE CLIENTS SECONDS. PATIENCE is how many seconds a client waits for connect
-and response together; 0 for no limit. The output is a JSON list with the start of each request, in seconds of
-CLOCK_MONOTONIC, the time that it took, and whether there was a response. What is not over at the end has failed.
+Usage: failing_client.py ADDRESS PORT PATIENCE PER_SECOND SECONDS GRACE. PATIENCE is how many seconds a client waits for
+connect and response together; 0 for no limit. Requests begin at an even rate, whether or not earlier ones are over, so
+those that hang do not keep others from being counted. The last one begins after SECONDS, and GRACE seconds later the
+remaining ones have failed. The output is a JSON list with the start of each request, in seconds of CLOCK_MONOTONIC, the
+time that it took, and whether there was a response.
 """
 
 from __future__ import annotations
@@ -11,10 +13,6 @@ import asyncio
 import json
 import sys
 import time
-from typing import Final
-
-PAUSE: Final = 0.02
-"""Seconds between two requests of a client."""
 
 
 async def ask(address: str, port: int) -> bool:
@@ -35,30 +33,30 @@ class Requests:
         self._patience = patience or None
         self.done: list[tuple[float, float, bool]] = []
 
-    async def repeat(self) -> None:
-        """Make requests until cancelled."""
-        while True:
-            began, answered = time.monotonic(), False
-            try:
-                async with asyncio.timeout(self._patience):
-                    answered = await ask(*self._target)
-            except (OSError, TimeoutError):
-                pass
-            finally:
-                self.done.append((began, time.monotonic() - began, answered))
-            await asyncio.sleep(PAUSE)
+    async def make(self) -> None:
+        """Make a request."""
+        began, answered = time.monotonic(), False
+        try:
+            async with asyncio.timeout(self._patience):
+                answered = await ask(*self._target)
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            self.done.append((began, time.monotonic() - began, answered))
 
 
-async def main(address: str, port: int, patience: float, clients: int, seconds: float) -> None:
-    """Run all clients for some seconds."""
-    requests = Requests(address, port, patience)
-    running = [asyncio.create_task(requests.repeat()) for _ in range(clients)]
-    await asyncio.wait(running, timeout=seconds)
-    for task in running:
+async def main(requests: Requests, rate: float, seconds: float, grace: float) -> None:
+    """Make the requests of so many seconds."""
+    tasks, began = [], time.monotonic()
+    for number in range(round(rate * seconds)):
+        await asyncio.sleep(began + number / rate - time.monotonic())
+        tasks.append(asyncio.create_task(requests.make()))
+    _, late = await asyncio.wait(tasks, timeout=grace)
+    for task in late:
         task.cancel()
-    await asyncio.wait(running)
+    await asyncio.wait(tasks)
     print(json.dumps(requests.done))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))
+    asyncio.run(main(Requests(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])), *map(float, sys.argv[4:7])))

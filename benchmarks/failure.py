@@ -1,252 +1,196 @@
-"""What applications see when a real server fails, with ours and with others: `make bench-failure`.
+"""What applications see when real servers fail, with ours and with others: `make bench-failure`.
 
-Ten real servers behind a link, four clients that make one short connection after the other, and one server that fails.
-Each system has its own network namespaces, and each run starts with all servers at work. A request has failed if its
-response does not come within the client's patience. Run as root.
+Ten real servers are behind a link. Clients make short connections at an even rate, and one server, or more, fails. All
+systems are measured at the same time, each in network namespaces and a process of its own, with little load. A request
+has failed if its response does not come within the client's patience. Run as root.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import signal
+import multiprocessing
+import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, NamedTuple
-from uuid import uuid4
+from typing import Any, Final
 
-from benchmarks import haproxy, results
-from benchmarks.fleet_that_fails import SCENES, Fleet, Scene, fleet, others
-from benchmarks.ways import VIP, VIP_PORT, in_namespace, listener
+from benchmarks import results
+from benchmarks.balancers import FOR_POOLS, SYSTEMS, Pool, System, Systems
+from benchmarks.failure_figures import Request, counts, waits
+from benchmarks.fleet_that_fails import PORT, SCENES, SERVERS, Fleet, Scene, fleet
+from benchmarks.ways import VIP, VIP_PORT, in_namespace
 from tests.support import namespaces
-from tests.support.cgroups import inside, made_cgroup
-from tests.support.dataplane import wipe
-from tests.support.sidecar import Sidecar, sidecar, wait_for_pool
-from tests.support.tun import ip
+from tests.support.cgroups import inside
 
-CLIENTS: Final = 4
+PER_SECOND: Final = 50
+"""Requests to each system."""
 PATIENCE: Final = {"500 ms": 0.5, "none": 0.0}
-WARM_UP: Final = 2.0
-FIRST: Final = 10.0
-"""Seconds after the failure that are reported by themselves."""
-SECONDS: Final = 25.0
-"""From the failure to the end."""
-SLOW: Final = 0.1
-_CHECKED: Final = " check inter 2s"
-_REDISPATCH: Final = "defaults\n    option redispatch\n"
-_NGINX: Final = """\
-load_module modules/ngx_stream_module.so;
-daemon off;
-error_log /dev/null;
-pid {folder}/nginx.pid;
-events {{}}
-stream {{
-    upstream bench {{ random; {servers} }}
-    server {{ listen {vip}:{port}; proxy_pass bench; proxy_connect_timeout 1s; proxy_next_upstream on; }}
-}}
-"""
+GRACE: Final = {"500 ms": 1.0, "none": 8.0}
+"""Seconds from the start of the last request to the end."""
+WARM_UP: Final = 8.0
+"""Seconds before the failure: longer than programs rely on a sidecar that was killed."""
+SECONDS: Final = 40.0
+"""From the failure to the start of the last request."""
+ROUNDS: Final = 2
+VICTIM: Final = 3
+CONNECTIONS: Final = 100
+PAUSE: Final = 2.0
+"""Seconds between two requests on an open connection."""
+POOL_SECONDS: Final = 80.0
+"""From the failure to the end, where connections stay open: longer than a proxy's usual time-out of 60 s."""
 
 
-class System(NamedTuple):
-    """A running way to balance."""
-
-    set_servers: Callable[[Sequence[str]], None]
-    """Gives it the servers that discovery lists now."""
-    cgroup: Path | None = None
-    """The cgroup that clients need, if any."""
-
-
-def _config(servers: Sequence[str]) -> str:
-    return f'[[service]]\nname = "bench"\nvip = "{VIP}:{VIP_PORT}"\nservers = {json.dumps(list(servers))}\n'
-
-
-@contextmanager
-def ours(near: Path, servers: Sequence[str], folder: Path, *, killed: bool = False) -> Iterator[System]:
-    """Run a sidecar at its defaults; its network namespace is that of the clients.
-
-    :param killed: kill it before the server fails.
-    """
-    instance, config = f"bench-{uuid4().hex[:8]}", folder / "clb.toml"
-    config.write_text(_config(servers))
-    with ExitStack() as stack:
-        cgroup = stack.enter_context(made_cgroup())
-        stack.callback(wipe, instance)
-        run = sidecar(instance, cgroup, folder, ["--config", str(config)])
-        running: Sidecar = namespaces.inside(near, partial(stack.enter_context, run))
-        wait_for_pool(instance, VIP, dict.fromkeys(servers, 1))
-        if killed:
-            running.kill()
-
-        def set_servers(now: Sequence[str]) -> None:
-            config.write_text(_config(now))
-            if not killed:
-                running.process.send_signal(signal.SIGHUP)
-
-        yield System(set_servers, cgroup)
-
-
-@contextmanager
-def iptables(near: Path, servers: Sequence[str], _: Path) -> Iterator[System]:
-    """Let iptables choose a server at random."""
-
-    def set_servers(now: Sequence[str]) -> None:
-        rules = [f"-A OUTPUT -p tcp -d {VIP} --dport {VIP_PORT} {chance(len(now) - at)} -j DNAT --to-destination {to}"
-                 for at, to in enumerate(now)]  # fmt: skip
-        text = "\n".join(["*nat", *rules, "COMMIT", ""])
-        subprocess.run(in_namespace(near, ["iptables-restore"]), input=text, text=True, check=True)
-
-    def chance(left: int) -> str:
-        return f"-m statistic --mode random --probability {1 / left:.6f}" if left > 1 else ""
-
-    set_servers(servers)
-    namespaces.inside(near, partial(ip, "route", "add", "default", "via", gateway(servers)))
-    yield System(set_servers)
-
-
-def gateway(servers: Sequence[str]) -> str:
-    """Return a host behind the link, through which the VIP is routed before its address is changed."""
-    return servers[0].partition(":")[0]
-
-
-@contextmanager
-def haproxy_with_checks(near: Path, servers: Sequence[str], folder: Path) -> Iterator[System]:
-    """Run HAProxy with checks of TCP every 2 s, and another server where a connect fails."""
-    config, control = folder / "haproxy.cfg", folder / "haproxy.socket"
-    text = haproxy.written_out(control, f"{VIP}:{VIP_PORT}", dict.fromkeys(servers, 1))
-    text = text.replace("defaults\n", _REDISPATCH).replace(" weight 1\n", f" weight 1{_CHECKED}\n")
-    config.write_text(text)
-
-    def set_servers(now: Sequence[str]) -> None:
-        for number, server in enumerate(servers):
-            if server not in now:
-                haproxy.ask(control, f"disable server bench/s{number}")
-
-    namespaces.inside(near, partial(ip, "address", "add", f"{VIP}/32", "dev", "lo"))
-    with listener(["haproxy", "-f", config], near, VIP, VIP_PORT):
-        yield System(set_servers)
-
-
-@contextmanager
-def nginx(near: Path, servers: Sequence[str], folder: Path) -> Iterator[System]:
-    """Run nginx as a proxy of TCP, which takes the next server where a connect fails."""
-    config = folder / "nginx.conf"
-
-    def write(now: Sequence[str]) -> None:
-        lines = " ".join(f"server {server};" for server in now)
-        config.write_text(_NGINX.format(folder=folder, servers=lines, vip=VIP, port=VIP_PORT))
-
-    def set_servers(now: Sequence[str]) -> None:
-        write(now)
-        subprocess.run(in_namespace(near, ["nginx", "-c", config, "-s", "reload"]), check=True, capture_output=True)
-
-    write(servers)
-    namespaces.inside(near, partial(ip, "address", "add", f"{VIP}/32", "dev", "lo"))
-    with listener(["nginx", "-c", config], near, VIP, VIP_PORT):
-        yield System(set_servers)
-
-
-SYSTEMS: Final[dict[str, Callable[[Path, Sequence[str], Path], AbstractContextManager[System]]]] = {
-    "clb-discovery": ours,
-    "clb-discovery, sidecar killed": partial(ours, killed=True),
-    "iptables DNAT": iptables,
-    "HAProxy, checks": haproxy_with_checks,
-    "nginx stream": nginx,
-}
-
-
-class Request(NamedTuple):
-    """One request of a client, in seconds from the failure."""
-
-    began: float
-    took: float
-    answered: bool
-
-
-def play(scene: Scene, servers: Fleet, system: System) -> float:
-    """Let one server fail, and what follows from it; return when it failed, in seconds of CLOCK_MONOTONIC."""
-    victim = servers.hosts[3]
+def play(scene: Scene, servers: Fleet, pool: Pool, system: System) -> float:
+    """Let servers fail, and what follows from it; return when they failed, in seconds of CLOCK_MONOTONIC."""
+    first = VICTIM if scene.fails < SERVERS else 0
+    victims = servers.hosts[first : first + scene.fails]
     time.sleep(WARM_UP)
     failed = time.monotonic()
-    scene.fail(servers, victim)
+    for victim in victims:
+        scene.fail(servers, victim)
     if scene.removed_after:
         time.sleep(scene.removed_after)
-        system.set_servers(others(servers.hosts, [victim]))
+        system.set_servers(Pool([server for server in pool.first if server.partition(":")[0] not in victims]))
     if scene.back_after:
         time.sleep(scene.back_after)
-        servers.come_back(victim)
+        for victim in victims:
+            servers.come_back(victim)
     return failed
 
 
-def measure(name: str, scene: Scene, patience: float) -> list[Request]:
-    """Play a scene with a system; return the requests of the clients."""
+def measure(systems: Systems, name: str, scene: Scene, *client: object) -> list[Request]:
+    """Play a scene with a system; return the requests of the clients.
+
+    :param client: the module that is the client, and its arguments.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         near = stack.enter_context(namespaces.by_mount())
-        servers = stack.enter_context(fleet(near))
-        system = stack.enter_context(SYSTEMS[name](near, others(servers.hosts, []), folder))
-        seconds = WARM_UP + SECONDS + scene.back_after
-        program = [sys.executable, "-m", "benchmarks.failing_client", VIP, VIP_PORT, patience, CLIENTS, seconds]
-        command = in_namespace(near, [str(part) for part in program])
+        servers = stack.enter_context(fleet(near, SERVERS + scene.further))
+        named = [f"{host}:{PORT}" for host in servers.hosts]
+        pool = Pool(named[:SERVERS], named[SERVERS:])
+        system = stack.enter_context(systems[name](near, pool, folder))
+        module, *arguments = map(str, client)
+        command = in_namespace(near, [sys.executable, "-m", module, VIP, str(VIP_PORT), *arguments])
         if system.cgroup:
             command = inside(system.cgroup, command)
-        client = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        failed = play(scene, servers, system)
-        output, _ = client.communicate()
+        process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        failed = play(scene, servers, pool, system)
+        output, _ = process.communicate()
     return [Request(began - failed, took, answered) for began, took, answered in json.loads(output)]
 
 
-def summary(requests: Sequence[Request]) -> dict[str, float]:
-    """Return the shares of failed and of slow requests in percent, and the time until none failed, if there was one."""
-    found: dict[str, float] = {}
-    for period, after, before in (("first", 0.0, FIRST), ("later", FIRST, float("inf"))):
-        these = [one for one in requests if after <= one.began < before]
-        slow = sum(one.answered and one.took > SLOW for one in these)
-        found[f"requests_{period}"] = len(these)
-        found[f"failed_{period}"] = percent(sum(not one.answered for one in these), len(these))
-        found[f"slow_{period}"] = percent(slow, len(these))
-    last = max((one.began for one in requests), default=0.0)
-    failures = [one.began for one in requests if one.began >= 0 and not one.answered]
-    quiet = max(failures, default=0.0)
-    if quiet < last - 2:
-        found["none_fails_after_s"] = round(quiet, 1)
-    return found
+def connects(name: str, scene: str, patience: str, seconds: float) -> list[Request]:
+    """Measure short connections."""
+    times = PATIENCE[patience], PER_SECOND, WARM_UP + seconds, GRACE[patience]
+    return measure(SYSTEMS, name, SCENES[scene], "benchmarks.failing_client", *times)
 
 
-def percent(part: int, whole: int) -> float:
-    """Return a share in percent."""
-    return round(100 * part / whole, 2) if whole else 0.0
+def open_connections(name: str, seconds: float) -> list[Request]:
+    """Measure connections that stay open while a host vanishes."""
+    client = "benchmarks.pooling_client", CONNECTIONS, PAUSE, WARM_UP + seconds
+    return measure(FOR_POOLS, name, SCENES["silent"], *client)
 
 
-def chosen(names: Sequence[str] | None, known: dict[str, object]) -> list[str]:
+def at_once(executor: Executor, work: Mapping[str, tuple[Any, ...]]) -> dict[str, list[Request]]:
+    """Call functions at the same time, each in a process; return their results by the same names."""
+    running = {name: executor.submit(*call) for name, call in work.items()}
+    return {name: one.result() for name, one in running.items()}
+
+
+def chosen(names: Sequence[str] | None, known: Iterable[str]) -> list[str]:
     """Return the names on the command line, or all."""
     return [name for name in known if not names or name in names]
 
 
-def main() -> None:
-    """Measure all systems in all scenes."""
+def hurry() -> None:
+    """Run this process and its children before others, which would delay requests."""
+    os.nice(-19)
+    of_session = Path("/proc/self/autogroup")  # where it exists, niceness counts only within a session
+    if of_session.exists():
+        of_session.write_text("-19", encoding="utf-8")
+
+
+def options() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="failure", description=__doc__)
     parser.add_argument("--scene", action="append", help="one of the scenes, repeatable (default: all)", choices=SCENES)
     parser.add_argument("--system", action="append", help="one of the systems, likewise", choices=SYSTEMS)
     parser.add_argument("--patience", action="append", help="one of the patiences, likewise", choices=PATIENCE)
+    parser.add_argument(
+        "--part", help="only short connects, or pools of open connections", choices=("connects", "pools")
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each scene is played (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="after the failure (%(default)g)")
     parser.add_argument("--save", action="store_true", help=f"keep the results in {results.FOLDER}")
-    options = parser.parse_args()
-    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for scene in chosen(options.scene, dict(SCENES)):
-        for patience in chosen(options.patience, dict(PATIENCE)):
-            rows = {}
-            for system in chosen(options.system, dict(SYSTEMS)):
-                rows[system] = summary(measure(system, SCENES[scene], PATIENCE[patience]))
-            print(f"\n{scene}; patience: {patience}")
-            print(*results.table(rows), sep="\n", flush=True)
-            found.setdefault(scene, {})[patience] = rows
-    if options.save:
-        results.save("failure", found)
+    return parser.parse_args()
+
+
+def measure_connects(executor: Executor, chosen_by: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure all systems in all scenes; yield what is known after each."""
+    load = {"per_second": PER_SECOND, "rounds": chosen_by.rounds, "seconds": chosen_by.seconds}
+    found: dict[str, Any] = {"load": load, "scenes": {}}
+    runs: dict[tuple[str, str, str], list[list[Request]]] = {}
+    systems = chosen(chosen_by.system, SYSTEMS)
+    for _ in range(chosen_by.rounds):
+        for scene in chosen(chosen_by.scene, SCENES):
+            for patience in chosen(chosen_by.patience, PATIENCE):
+                work = {name: (connects, name, scene, patience, chosen_by.seconds) for name in systems}
+                for name, requests in at_once(executor, work).items():
+                    runs.setdefault((scene, patience, name), []).append(requests)
+                rows = {name: counts(runs[scene, patience, name]) for name in systems}
+                show(f"{scene}; patience: {patience}", rows)
+                found["scenes"].setdefault(scene, {})[patience] = rows
+                yield found
+
+
+def measure_pools(executor: Executor) -> dict[str, Any]:
+    """Measure connections that stay open while a host vanishes."""
+    pools = at_once(executor, {name: (open_connections, name, POOL_SECONDS) for name in FOR_POOLS})
+    rows = {name: waits(requests, CONNECTIONS) for name, requests in pools.items()}
+    show("open connections; a host vanishes", rows)
+    return {"pools": rows}
+
+
+def show(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a table."""
+    print(f"\n{title}", *results.table(rows), sep="\n", flush=True)
+
+
+def keep(found: Mapping[str, Any]) -> None:
+    """Save results; a part that was not measured stays as it is."""
+    before = results.kept().get("failure", {"measured": {}})["measured"]
+    results.save("failure", {**before, **found})
+
+
+def main() -> None:
+    """Measure both parts."""
+    chosen_by, began = options(), time.monotonic()
+    hurry()
+    found: dict[str, Any] = {}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(len(SYSTEMS), len(FOR_POOLS)), mp_context=spawn) as executor:
+        if chosen_by.part != "pools":
+            for found in measure_connects(executor, chosen_by):
+                if chosen_by.save:  # so that an interruption leaves what there is
+                    keep(found)
+        if chosen_by.part != "connects":
+            found |= measure_pools(executor)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processors = round((used.ru_utime + used.ru_stime) / (time.monotonic() - began), 2)
+    print(f"\n{processors} processors were in use by all of this")
+    if "load" in found:
+        found["load"]["processors"] = processors
+    if chosen_by.save:
+        keep(found)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Ten real servers in a network namespace behind a link, and the ways in which one of them fails."""
+"""Real servers in a network namespace behind a link, and the ways in which some of them fail."""
 
 from __future__ import annotations
 
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,15 @@ from tests.support.pace import hurry
 from tests.support.tun import ip
 
 SERVERS: Final = 10
+"""Of the first tier."""
+FURTHER: Final = 5
+"""Of the next tier, if there is one."""
 PORT: Final = 7000
 _RESPONSE: Final = b"HTTP/1.0 200 OK\r\n\r\n"
 
 
 class Fleet:
-    """The servers. Each accepts, and responds to the first request of a connection."""
+    """The servers. Each accepts, and responds to each request of a connection."""
 
     def __init__(self, link: Distance, stack: ExitStack) -> None:
         self.hosts = link.hosts
@@ -88,10 +91,11 @@ class Fleet:
             self._selector.register(connection, selectors.EVENT_READ)
 
     def _respond(self, connection: socket.socket) -> None:
-        self._selector.unregister(connection)
-        with connection:
-            if connection.recv(4096):
-                connection.sendall(_RESPONSE)
+        if connection.recv(4096):
+            connection.sendall(_RESPONSE)
+        else:
+            self._selector.unregister(connection)
+            connection.close()
 
 
 def _unroute(host: str) -> None:
@@ -102,10 +106,10 @@ def _unroute(host: str) -> None:
 
 
 @contextmanager
-def fleet(near: Path) -> Iterator[Fleet]:
-    """Run the servers, with routes from this network namespace to them, while the block runs."""
+def fleet(near: Path, count: int) -> Iterator[Fleet]:
+    """Run so many servers, with routes from this network namespace to them, while the block runs."""
     with ExitStack() as stack:
-        link = stack.enter_context(distance(0.0, SERVERS, near))
+        link = stack.enter_context(distance(0.0, count, near))
         found = Fleet(link, stack)
         here, there = socket.socketpair()
         stack.callback(here.close)
@@ -120,24 +124,27 @@ class Scene(NamedTuple):
     """A way to fail."""
 
     fail: Callable[[Fleet, str], None]
+    fails: int = 1
+    """How many of the first tier fail."""
+    further: int = 0
+    """How many servers the next tier has."""
     back_after: float = 0
-    """Seconds after which it works again; 0: never."""
+    """Seconds after which they work again; 0: never."""
     removed_after: float = 0
-    """Seconds after which discovery removes it; 0: never."""
+    """Seconds after which discovery removes them; 0: never."""
 
 
 SCENES: Final = {
     "reset": Scene(Fleet.refuse),
+    "reset, three servers": Scene(Fleet.refuse, 3),
+    "reset, whole tier": Scene(Fleet.refuse, SERVERS, FURTHER),
     "silent": Scene(Fleet.fall_silent),
+    "silent, three servers": Scene(Fleet.fall_silent, 3),
+    "silent, whole tier": Scene(Fleet.fall_silent, SERVERS, FURTHER),
     "silent, back after 30 s": Scene(Fleet.fall_silent, back_after=30),
     "silent, removed after 10 s": Scene(Fleet.fall_silent, removed_after=10),
     "accepts and hangs": Scene(Fleet.hang),
     "slow accept queue": Scene(Fleet.stop_accepting),
     "host unreachable": Scene(Fleet.be_unreachable),
-    "half of the packets lost": Scene(Fleet.lose_packets),
+    "half of packets lost": Scene(Fleet.lose_packets),
 }
-
-
-def others(hosts: Sequence[str], without: Sequence[str]) -> list[str]:
-    """Return the servers that discovery still lists, with their port."""
-    return [f"{host}:{PORT}" for host in hosts if host not in without]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,13 @@ listen bench
     bind {bind}
     balance random
 """
+_CHECKING: Final = """\
+    timeout connect 1s
+    option redispatch 1
+    option allbackups
+    option httpchk GET /
+    default-server check inter 2s{closing}
+"""
 _TEMPLATE: Final = """\
     server-template s {slots} {record} resolvers dns resolve-opts allow-dup-ip resolve-prefer ipv4 init-addr none
 """
@@ -60,6 +68,19 @@ def written_out(control: Path, bind: str, servers: dict[str, int]) -> str:
         f"    server s{number} {address} weight {weight}\n" for number, (address, weight) in enumerate(servers.items())
     ]
     return _HEAD.format(control=control) + _LISTEN.format(bind=bind) + "".join(lines)
+
+
+def checking(control: Path, bind: str, first: Sequence[str], further: Sequence[str], *, closes: bool) -> str:
+    """Return the configuration that checks its servers by HTTP, and tries another one if a connect fails.
+
+    :param first: addresses and ports; `further` are backups.
+    :param closes: close the connections to a server that fails its checks.
+    """
+    closing = " on-marked-down shutdown-sessions" if closes else ""
+    servers = [*first, *(f"{server} backup" for server in further)]
+    lines = (f"    server s{number} {server}\n" for number, server in enumerate(servers))
+    head = _HEAD.format(control=control) + _LISTEN.format(bind=bind)
+    return head + _CHECKING.format(closing=closing) + "".join(lines)
 
 
 def usable(statistics: str) -> int:

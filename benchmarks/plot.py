@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import results, tables
-from benchmarks.charts import Bar, Series, Span, bars, lines, spans
+from benchmarks import failure_figures, results, tables
+from benchmarks.charts import Bar, Column, Series, Span, bars, grid, lines, spans
 
 PICTURES: Final = Path(__file__).parent.parent / "docs/benchmarks"
 Measured = Mapping[str, Mapping[str, Any]]
@@ -88,6 +88,23 @@ def of_changes(measured: Measured) -> Pictures:
     yield "change", spans("Time until a change in Consul takes effect", unit, changes(measured))
 
 
+def of_failures(measured: Mapping[str, Any]) -> Pictures:
+    """Draw the results of `make bench-failure`."""
+    scenes: Mapping[str, Mapping[str, Measured]] = measured["scenes"]
+    columns = [Column(name, is_ours(name)) for name in failure_figures.systems(scenes)]
+    for patience, prefix, words, kinds in (
+        ("500 ms", "failure", "Requests that fail, clients with 500 ms patience", ("failed",)),
+        ("none", "failure-none", "Requests that fail or take more than 100 ms, no time-out", ("failed", "slow")),
+    ):
+        for period, when in (("first", "the first ten seconds"), ("after", "after ten seconds")):
+            shares = {
+                scene: [failure_figures.share(fields, period, *kinds) for fields in by_patience[patience].values()]
+                for scene, by_patience in scenes.items()
+            }
+            unit = "percent of all requests; less is better"
+            yield f"{prefix}-{period}", grid(f"{words}: {when}", unit, columns, shares)
+
+
 def of_sizes(cells: Cells) -> Pictures:
     """Draw the results of `make bench-scale`."""
     servers = "real and virtual servers together"
@@ -101,6 +118,7 @@ DRAWN: Final[Mapping[str, Callable[[Any], Pictures]]] = {
     "established": of_requests,
     "vm": of_machines,
     "change": of_changes,
+    "failure": of_failures,
     "scale": of_sizes,
 }
 """By the names of the results."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import failure_figures
+from benchmarks.charts import percent
 from benchmarks.client import CLOSES
 from benchmarks.vm import figures, instructions
 
@@ -245,6 +247,27 @@ def of_sidecars(measured: Fields) -> Iterator[str]:
     yield from rows(heads, body)
 
 
+def of_failures(measured: Fields) -> Iterator[str]:
+    """Yield the tables of what clients saw when servers failed."""
+    load, scenes = measured["load"], measured["scenes"]
+    failed, slow = map(percent, failure_figures.most_noise(scenes))
+    yield (
+        f"{load['per_second']} requests a second to each system, {load['rounds']} rounds, {load['seconds']:g} s from "
+        f"the failure;\nall of this uses {load['processors']:g} processors. Before the failure at most {failed} % of "
+        f"requests failed, and {slow} % were slow."
+    )
+    heads = ["", *failure_figures.systems(scenes)]
+    for patience in failure_figures.patiences(scenes):
+        for kind in ("failed", "slow"):
+            yield from ("", f"Patience {patience}: {kind} requests in percent, in the first ten seconds / after:", "")
+            yield from rows(heads, failure_figures.shares(scenes, patience, kind))
+        yield from ("", f"Patience {patience}: from the failure to the start of the last request that failed:", "")
+        yield from rows(heads, failure_figures.times(scenes, patience))
+    yield from ("", "Open connections, without a time-out, when a host vanishes:", "")
+    heads = ["", "connections", "hung", "longest, of those that ended", "hanging after 80 s"]
+    yield from rows(heads, failure_figures.pools(measured["pools"]))
+
+
 TABLES: Final[Mapping[str, Callable[[Any], Iterator[str]]]] = {
     "connect": of_connects,
     "connection": of_connections,
@@ -252,6 +275,7 @@ TABLES: Final[Mapping[str, Callable[[Any], Iterator[str]]]] = {
     "vm": of_machines,
     "instructions": of_instructions,
     "change": of_changes,
+    "failure": of_failures,
     "consul_load": of_fleets,
     "scale": of_sizes,
     "sidecar": of_sidecars,
@@ -273,6 +297,12 @@ PICTURES: Final[Mapping[str, Mapping[str, str]]] = {
         "vm-connect": "Instructions of a connect beyond those of a direct one, as in the table",
     },
     "change": {"change": "Median, 99th of 100 and worst time until a change takes effect, as in the table"},
+    "failure": {
+        "failure-first": "Failed requests of clients with 500 ms patience in the first ten seconds, as in the table",
+        "failure-after": "Failed requests of clients with 500 ms patience after ten seconds, as in the table",
+        "failure-none-first": "Failed or slow requests without a time-out in the first ten seconds, as in the tables",
+        "failure-none-after": "Failed or slow requests without a time-out after ten seconds, as in the tables",
+    },
     "scale": {
         "scale-cpu": "Processor time of the first synchronisation by the number of servers, as in the table",
         "scale-memory": "Peak memory of the sidecar by the number of servers, as in the table",

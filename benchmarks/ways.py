@@ -99,7 +99,7 @@ def listener(command: Sequence[str | Path], namespace: Path, address: str, port:
             wait_until(listens, f"{command[0]} listens at {address}:{port}")
             yield
         finally:
-            process.kill()
+            process.terminate()  # nginx then ends its workers
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.haproxy import following_srv, usable, written_out
+from benchmarks.haproxy import checking, following_srv, usable, written_out
 
 SAID = """\
 # pxname,svname,qcur,status,weight,
@@ -35,3 +35,11 @@ def test_a_record_is_followed_each_second() -> None:
     assert "    timeout resolve 1s\n" in config
     assert "    nameserver dns 127.0.0.1:53\n" in config
     assert "    server-template s 3 _a._tcp.example resolvers dns " in config
+
+
+def test_servers_are_checked() -> None:
+    """Servers of the next tier are backups; closing the connections of those that are down is not the default."""
+    config = checking(Path("/run/x"), "10.64.0.1:80", ["10.1.0.1:7000"], ["10.1.0.2:7000"], closes=False)
+    assert config.endswith("    server s0 10.1.0.1:7000\n    server s1 10.1.0.2:7000 backup\n")
+    assert "    default-server check inter 2s\n" in config
+    assert "check inter 2s on-marked-down" in checking(Path("/run/x"), "10.64.0.1:80", [], [], closes=True)

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from benchmarks.charts import STYLE, Bar, Series, Span, bars, decades, lines, spans, steps
+from benchmarks.charts import RADIUS, STYLE, Bar, Column, Series, Span, bars, decades, grid, lines, spans, steps
 from benchmarks.plot import PICTURES, growth, pictures, ratios
 from benchmarks.results import kept
 
@@ -15,6 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 CHARTS = {
     "bars": bars("T", "times", [Bar("direct", 1, 1, 1), Bar("ours", 2, 1.5, 2.5, is_ours=True)], reference=1),
     "spans": spans("T", "ms", [Span("ours", 50, 60, 70, is_ours=True), Span("<others> & co", 500, 900, 1000)]),
+    "grid": grid("T", "percent", [Column("ours, killed", is_ours=True), Column("other")], {"reset": [0.25, 100]}),
     "lines": lines("T", "servers", "s", [Series("a", [(0, 1), (10, 2)]), Series("b", [(5, 3)])]),
 }
 
@@ -89,6 +90,13 @@ def test_bars_are_proportional() -> None:
 def test_numbers_stand_beside_bars() -> None:
     """The numbers include quartiles if these differ."""
     assert {"1", "2 (1.5 to 2.5)"} <= set(words(CHARTS["bars"]))
+
+
+def test_discs_have_the_area_of_their_share() -> None:
+    """A disc of 100 % has the full radius, and a head has a line for each part of its name."""
+    radii = [float(disc.attrib["r"]) for disc in drawn(CHARTS["grid"]).iter(f"{SVG}circle")]
+    assert radii == pytest.approx([RADIUS / 20, RADIUS], abs=0.01)
+    assert {"ours", "killed", "other", "reset", "0.25", "100"} <= set(words(CHARTS["grid"]))
 
 
 def test_names_are_text() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.consul_load import Cell
 from benchmarks.established import Run, summary
+from benchmarks.failure_figures import Request, counts
 from benchmarks.fleet import Costs, Fleet, load
 from benchmarks.results import kept
 from benchmarks.tables import DOCUMENT, TABLES, filled, of_connects, rows
@@ -54,7 +55,13 @@ def test_saved_results_fill_the_tables() -> None:
     requests = summary({DIRECT: [Run(50000, 1000, 2000, 40)]})
     requests[DIRECT] |= {"runs_a_connection": 11, "runs_a_request": 0.0}
     row = Row(9980, 1.0039, 0.0012, 50100, 46442, 2883, 0.001, 75330, 3678, 0.0, (), 0)
+    failures = {
+        "load": {"per_second": 50, "rounds": 2, "seconds": 40.0, "processors": 0.5},
+        "scenes": {"reset": {"none": {"clb-discovery": counts([[Request(9.0, 0.01, answered=True)]])}}},
+        "pools": {"clb-discovery": {"connections": 50, "hung": 4, "hanging": 4, "longest_s": 15.0}},
+    }
     saved = {
+        "failure": failures,
         "established": requests,
         "vm": {"kernel": "6.1", "compiler": "clang", "repeats": 3, "cases": {"clb-discovery": row._asdict()}},
         "consul_load": {"cells": [cell._asdict()], "costs": costs._asdict(), "fleets": [load(costs, Fleet(1000))]},

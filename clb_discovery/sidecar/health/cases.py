@@ -28,6 +28,8 @@ FIRST_WITHIN: Final = (SECOND // 2, SECOND * 9 // 10)
 LEAST_INTERVAL: Final = SECOND
 LEASE: Final = 3
 """Intervals between probes for which a failed one keeps a server out."""
+DOUBT: Final = 120 * SECOND
+"""Nanoseconds after a passed probe for which a server is doubtful: if it fails connects again, it may lose packets."""
 
 Endpoint = bytes
 """Address and port as they are in a packed member: virtual servers share the probes of an endpoint."""
@@ -105,6 +107,7 @@ class Cases:
         self._urgent: deque[Endpoint] = deque()
         self._later: list[tuple[int, Endpoint]] = []
         self._running: set[Endpoint] = set()
+        self._doubtful: dict[Endpoint, int] = {}  # when the doubt began or was renewed, in this order
 
     def __contains__(self, member: bytes) -> bool:
         return member in self._cases
@@ -171,6 +174,8 @@ class Cases:
         :param began: when it began.
         :param reached: whether a failure counts, because this endpoint has been reached before.
         """
+        if is_up or self.is_doubtful(endpoint, now):
+            self._doubt(endpoint, now)
         for case in self._waiting(endpoint):
             before = case.decided_at
             if is_up:
@@ -211,6 +216,10 @@ class Cases:
     def waits_for(self, endpoint: Endpoint) -> bool:
         """Tell whether there is a case that a probe of this endpoint decides."""
         return bool(self._waiting(endpoint))
+
+    def is_doubtful(self, endpoint: Endpoint, now: int) -> bool:
+        """Tell whether a server has passed a probe lately: if it has a case again, one more answer proves nothing."""
+        return endpoint in self._doubtful and now - self._doubtful[endpoint] < DOUBT
 
     def release(self, endpoint: Endpoint, now: int) -> None:
         """End a probe, whether or not its conclusions could be drawn."""
@@ -270,6 +279,12 @@ class Cases:
 
     def _waiting(self, endpoint: Endpoint) -> list[_Case]:
         return [case for case in self._at.get(endpoint, {}).values() if case.terms]
+
+    def _doubt(self, endpoint: Endpoint, now: int) -> None:
+        self._doubtful.pop(endpoint, None)
+        self._doubtful[endpoint] = now
+        while now - self._doubtful[oldest := next(iter(self._doubtful))] >= DOUBT:
+            del self._doubtful[oldest]
 
     def _again(self, case: _Case, change: Change) -> None:
         case.changed_at = max(case.changed_at, change.time)

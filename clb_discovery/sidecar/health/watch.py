@@ -29,7 +29,7 @@ from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.health import servers
 from clb_discovery.sidecar.health.cases import SECOND, Cases, Endpoint, Kind, News, endpoint_of
 from clb_discovery.sidecar.health.lines import Side
-from clb_discovery.sidecar.health.probe import Result, probe
+from clb_discovery.sidecar.health.probe import Result, probe, probe_thoroughly
 from clb_discovery.sidecar.health.reached import Reached
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.stderr import internal_error
@@ -37,7 +37,7 @@ from clb_discovery.stderr import internal_error
 LEASE: Final = 6 * SECOND
 """Nanoseconds for which programs take it as listening; the main loop comes by every two seconds, or sooner."""
 MOST_PROBES: Final = 128
-"""Probes of servers that are suspect or out, at the same time; each has two sockets at most."""
+"""Probes of servers that are suspect or out, at the same time; each has two sockets, or eight if in doubt."""
 MOST_JOINING: Final = 64
 """Connects to new servers, likewise."""
 _T = TypeVar("_T")
@@ -223,7 +223,11 @@ class HealthWatch:
         """Probe an endpoint, and draw the conclusions."""
         began, result = self._clock(), Result.LOCAL
         with self._trying("cannot probe servers"):
-            result = await probe(Address(endpoint[:16]), int.from_bytes(endpoint[16:], "big"), twice=not joins)
+            address, port = Address(endpoint[:16]), int.from_bytes(endpoint[16:], "big")
+            if not joins and self._cases.is_doubtful(endpoint, began):
+                result = await probe_thoroughly(address, port)
+            else:
+                result = await probe(address, port, twice=not joins)
         ended = self._clock()
         if joins:
             self._joining -= 1

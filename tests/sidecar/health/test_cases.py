@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Change, ChangeKind, Server, Steering
 from clb_discovery.model.text_forms import parse_vip
-from clb_discovery.sidecar.health.cases import FIRST_WITHIN, LEASE, SECOND, Cases, Kind, News, Terms, endpoint_of
+from clb_discovery.sidecar.health.cases import (
+    DOUBT,
+    FIRST_WITHIN,
+    LEASE,
+    SECOND,
+    Cases,
+    Kind,
+    News,
+    Terms,
+    endpoint_of,
+)
 from tests.support.plane import real
 
 TERMS = Terms(5 * SECOND, 60 * SECOND)
@@ -96,6 +106,38 @@ def test_a_probe_that_began_before_the_failure_counts_from_its_end(world: World)
     world.due()
     world.heard(ChangeKind.SUSPECT, NOW + 3, of=SHARED)
     assert [one.verdict for one in world.probed(True, took=5)] == [Steering(NOW + 5, 0)] * 2
+
+
+def test_a_server_that_passes_and_fails_again_is_doubtful(world: World) -> None:
+    """It may lose packets, so one answer proves nothing, until it has been well for two minutes."""
+    assert not world.cases.is_doubtful(AT_ONE, world.now)
+    world.heard(ChangeKind.SUSPECT)
+    world.due()
+    world.probed(True)
+    assert world.cases.is_doubtful(AT_ONE, world.now + DOUBT - 1)
+    assert not world.cases.is_doubtful(AT_ONE, world.now + DOUBT)
+
+
+def test_doubt_lasts_while_a_doubtful_server_fails(world: World) -> None:
+    """Otherwise a server that loses packets would be back by chance after each time out of service."""
+    world.heard(ChangeKind.SUSPECT)
+    world.due()
+    world.probed(True)
+    world.now += SECOND
+    world.heard(ChangeKind.SUSPECT)
+    world.due()
+    for _ in range(10):
+        world.probed(False)
+        world.wait()
+        assert world.cases.is_doubtful(AT_ONE, world.now)
+
+
+def test_a_server_that_only_fails_is_not_doubtful(world: World) -> None:
+    """One connect that succeeds shows that it is back."""
+    world.heard(ChangeKind.SUSPECT)
+    world.due()
+    world.probed(False)
+    assert not world.cases.is_doubtful(AT_ONE, world.now)
 
 
 def test_a_suspect_that_does_not_answer_is_ejected(world: World) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from clb_discovery.model.address import parse_address
 from clb_discovery.sidecar.health import probe as probes
-from clb_discovery.sidecar.health.probe import LIMIT, Result, probe
+from clb_discovery.sidecar.health.probe import LIMIT, MOST_LOST, SAMPLE, Result, probe, probe_thoroughly
 from tests.support.moody import MoodyServer, moody_servers
 
 HOSTS = ("127.0.0.1", "::1")
@@ -72,6 +72,59 @@ def test_the_second_try_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         began = time.monotonic()
         assert asyncio.run(recovers()) is Result.UP
         assert time.monotonic() - began < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({Result.UP: SAMPLE}, Result.UP),
+        ({Result.UP: SAMPLE - MOST_LOST, Result.DOWN: MOST_LOST}, Result.UP),
+        ({Result.UP: SAMPLE - MOST_LOST - 1, Result.DOWN: MOST_LOST + 1}, Result.DOWN),
+        ({Result.DOWN: SAMPLE}, Result.DOWN),
+        ({Result.UP: 1, Result.LOCAL: SAMPLE - 1}, Result.UP),
+        ({Result.LOCAL: SAMPLE}, Result.LOCAL),
+    ],
+    ids=str,
+)
+def test_a_thorough_probe_needs_nearly_all_answers(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[Result, int], expected: Result
+) -> None:
+    """A server that loses packets does not pass by chance, and errors of this host are no evidence."""
+    left = [result for result, count in answers.items() for _ in range(count)]
+
+    async def answered(*_: object, **__: object) -> Result:
+        return left.pop()
+
+    monkeypatch.setattr(probes, "probe", answered)
+    assert asyncio.run(probe_thoroughly(parse_address("127.0.0.1"), 9)) is expected
+
+
+def test_a_lost_packet_delays_no_thorough_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs pass the server over meanwhile; what is not needed any more is cancelled."""
+    cancelled, tries = asyncio.Event(), iter(range(SAMPLE))
+
+    async def answered(*_: object, **__: object) -> Result:
+        if next(tries) < MOST_LOST:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+        return Result.UP
+
+    monkeypatch.setattr(probes, "probe", answered)
+    assert asyncio.run(probe_thoroughly(parse_address("127.0.0.1"), 9)) is Result.UP
+    assert cancelled.is_set()
+
+
+def test_a_thorough_probe_is_over_before_the_suspicion() -> None:
+    """All its connects are made at the same time, to a silent server as to one that is well."""
+    with moody_servers("127.0.0.1") as (server,):
+        target = parse_address("127.0.0.1"), server.target[1]
+        assert asyncio.run(probe_thoroughly(*target)) is Result.UP
+        server.fall_silent()
+        began = time.monotonic()
+        assert asyncio.run(probe_thoroughly(*target)) is Result.DOWN
+        assert time.monotonic() - began < LIMIT + 1
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS])

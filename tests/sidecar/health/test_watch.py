@@ -213,6 +213,30 @@ def test_a_bug_in_a_probe_is_reported_and_ends_nothing(monkeypatch: pytest.Monke
     assert "please report it" in trouble
 
 
+def test_a_server_that_fails_again_is_probed_thoroughly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may lose packets: one answer has brought it back before, and that was not enough."""
+    thorough: list[int] = []
+
+    async def losing(_: bytes, port: int) -> Result:
+        thorough.append(port)
+        return Result.DOWN
+
+    monkeypatch.setattr(watch, "probe_thoroughly", losing)
+    with moody_servers("127.0.0.1") as (server,):
+        world = World([server.name])
+
+        async def story() -> None:
+            await until(lambda: world.counted(Result.UP) == 1)
+            world.report(ChangeKind.SUSPECT)
+            await until(lambda: world.said[1].decided_at > 0)
+            assert (world.said[1].out_until, thorough) == (0, [])
+            world.report(ChangeKind.SUSPECT)
+            await until(lambda: world.said[1].out_until > 0)
+
+        world.run(story)
+        assert set(thorough) == {server.target[1]}
+
+
 def test_probes_at_the_same_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole site that goes down takes no more sockets than that; each server has its turn."""
     running, most, done, full = 0, 0, set[bytes](), asyncio.Event()
