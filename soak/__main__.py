@@ -28,7 +28,7 @@ from soak.counters import differences
 from soak.failures import EJECT_SECONDS, Ejection
 from soak.history import History
 from soak.judge import Judge, Violation
-from soak.keeper import Keeper
+from soak.keeper import KEPT_NICE, Keeper
 from soak.memory import memory_cgroup
 from soak.scene import SERVICES, STEADY, ZONE, ipv4, ipv6, port
 from soak.world import World
@@ -101,6 +101,7 @@ class Run:
                 options += ["--state-dir", str(disk / "state"), "--metrics", onlookers.METRICS[instance]]
                 procs = memory.path / "cgroup.procs" if instance == traffic.KILLED else Path("/dev/null")
                 keepers.append(Keeper(self._history, instance, self._folder, options, procs))
+                keepers[-1].nice = KEPT_NICE if instance == traffic.KEPT else 0
                 keepers[-1].start()
                 stack.callback(keepers[-1].stop)
                 self._settle(world, instance)

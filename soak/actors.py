@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from typing import Final
 from soak import onlookers
 from soak.failures import Ejection
 from soak.history import BUSY, MACHINE, SECOND, History
-from soak.keeper import Keeper
+from soak.keeper import KEPT_NICE, Keeper
 from soak.memory import MemoryCgroup
 from soak.scene import CHECKED, FRAIL, MORTAL, STEADY, TIERS, ZONE, Service, Way
 from soak.world import POISON, World
@@ -309,6 +310,7 @@ BREAKING: Final = (kill_leader, kill_agent, fill_disk, lock_disk, lock_pins, sta
 
 def watch_machine(stage: Stage, _: Dice) -> None:
     """Detect that this machine is too busy for a time limit: for any, or only for the shortest."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), KEPT_NICE)
     began, history = time.monotonic_ns(), stage.history
     stage.stop.wait(0.05)
     now = time.monotonic_ns()

@@ -16,7 +16,7 @@ from tests.support.cgroups import inside
 
 KINDS_IN_C: Final = ("tcp", "poll", "udp", "sendto")
 NICE: Final = ("nice", "-n", "10")
-"""Clients take the time that others leave: they connect without pause, and sidecars have to respond within a second."""
+"""Clients take the time that others leave, because they connect without pause."""
 KILLED: Final = "soak-killed"
 """The instance whose sidecar is killed repeatedly."""
 KEPT: Final = "soak-kept"
