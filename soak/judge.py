@@ -37,6 +37,8 @@ LAG: Final = 2 * SECOND
 
 The longest burst and the DNS refresh are 0.7 s of it, the remaining part is for two busy processors.
 """
+RECENT: Final = 60 * SECOND
+"""Maximum time until a change is in the kernel, with disturbance."""
 FIRST_CHECKED: Final = CHECKED_WITHIN * SECOND + LATE
 ENDED_WITHIN: Final = (DEAD_AFTER + 2) * SECOND + LATE
 """Maximum time of a read from a host that has vanished."""
@@ -217,8 +219,11 @@ class Judge:
         return bool(self._history.troubled[MACHINE].within(record.start, record.end))
 
     def _some_left(self, client: Client, service: Service, record: Record) -> bool:
-        late = (self._late(client, service, number, record) for number in service.rotating)
-        return any(one is not None and 0 < one <= LAG for one in late)
+        """Tell whether a server has left the pool so recently that its sockets may have been closed during a record."""
+        troubled = [self._history.troubled[what] for what in (service.source, client.instance, MACHINE)]
+        spans = (self._history.members[service.name, number] for number in service.rotating)
+        ends = (end for one in spans for _, end in one.within(record.start - RECENT, record.end))
+        return any(end <= record.end and outside(end, record.start, *troubled) <= LAG for end in ends)
 
     def judge_failures(self, ejections: Iterable[Ejection]) -> None:
         """Judge what failures have cost, when all have ended."""

@@ -67,6 +67,20 @@ def test_a_connect_reaches_a_member(history: History, start: float, end: float, 
     assert (verdict(history, TCP, reached=7) is not None) == objects
 
 
+@pytest.mark.parametrize(
+    ("end", "down", "objects"), [(100.5, False, False), (99, False, False), (90, False, True), (90, True, False)]
+)
+def test_a_datagram_socket_of_a_server_that_left_is_closed(
+    history: History, end: float, *, down: bool, objects: bool
+) -> None:
+    """During the connect or shortly before, without the time in which the sidecar was down."""
+    member(history, 7, 10, end)
+    if down:
+        history.troubled[INSTANCE].open(89 * SECOND)
+    target = Target(STEADY, STEADY.ipv4, "udp")
+    assert (verdict(history, target, stage=Stage.NO_ANSWER, error=errno.ECONNABORTED) is not None) == objects
+
+
 def test_a_server_of_another_service_is_never_right(history: History) -> None:
     """A server of another service is a violation even if discovery has it there."""
     assert "another service" in (verdict(history, TCP, reached=21) or "")
