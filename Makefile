@@ -100,7 +100,7 @@ test-systemd: deb ## run the units under the systemd of Debian 12 and 13 in QEMU
 	@$(AS_ROOT) scripts/test-systemd
 
 soak: ## let everything fail at once for ten minutes, without a lost connect (root, or through sudo); SOAK_ARGS="--seconds 60 --seed 1"
-	@scripts/setup test
+	@scripts/setup soak
 	@$(AS_ROOT) .venv/bin/python -m soak $(SOAK_ARGS)
 
 bench: ## measure connects, connections and requests, compared with iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"

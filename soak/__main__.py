@@ -25,9 +25,10 @@ from clb_discovery.demo.private_network import enter_private_network
 from soak import leaks, onlookers, traffic
 from soak.actors import EJECT_MOST, Stage
 from soak.counters import differences
+from soak.failures import EJECT_SECONDS, Ejection
 from soak.history import History
-from soak.judge import EJECT_SECONDS, Judge, Violation
-from soak.keeper import Keeper
+from soak.judge import Judge, Violation
+from soak.keeper import KEPT_NICE, Keeper
 from soak.memory import memory_cgroup
 from soak.scene import SERVICES, STEADY, ZONE, ipv4, ipv6, port
 from soak.world import World
@@ -77,6 +78,7 @@ class Run:
         self._judge = Judge(history)
         self._clients = traffic.clients()
         self._samples: list[leaks.Sample] = []
+        self._ejections: list[Ejection] = []
         self._starts = 0
 
     def run(self) -> None:
@@ -99,6 +101,7 @@ class Run:
                 options += ["--state-dir", str(disk / "state"), "--metrics", onlookers.METRICS[instance]]
                 procs = memory.path / "cgroup.procs" if instance == traffic.KILLED else Path("/dev/null")
                 keepers.append(Keeper(self._history, instance, self._folder, options, procs))
+                keepers[-1].nice = KEPT_NICE if instance == traffic.KEPT else 0
                 keepers[-1].start()
                 stack.callback(keepers[-1].stop)
                 self._settle(world, instance)
@@ -111,6 +114,7 @@ class Run:
                     self._settle(world, instance)
             self._take_all()
             self._judge.violations += [Violation(*objection) for objection in acting.objections]
+            self._ejections = acting.ejections
             self._judge_end(keepers, cgroups, before)
 
     def _go_on(self, acting: Stage, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
@@ -152,7 +156,7 @@ class Run:
 
     def _judge_end(self, keepers: list[Keeper], cgroups: Mapping[str, Path], before: Mapping[str, Any]) -> None:
         found = self._judge.violations
-        self._judge.judge_refusals(SERVICES)
+        self._judge.judge_failures(self._ejections)
         for keeper in keepers:
             document = status(keeper.instance)
             found += [Violation(0, what) for what in differences(keeper.instance, document, self._judge)]
@@ -175,7 +179,14 @@ class Run:
         """Print the results; return whether there was no violation."""
         judge, samples = self._judge, self._samples
         print(f"\n{judge.tries.total()} connects: " + ", ".join(f"{n} {name}" for name, n in judge.by_client.items()))
-        print(f"failed with a dead server: {judge.failed.total()}, unanswered by one: {judge.unanswered.total()}")
+        print(f"failed with a failed server: {judge.failed.total()}, unanswered by one: {judge.unanswered.total()}")
+        for what, those in (
+            ("failures that cost connects", judge.costs.kinds),
+            ("reads on used connections", judge.used),
+        ):
+            print(f"{what}: " + ", ".join(f"{n} {name}" for name, n in sorted(those.items())))
+        print(f"one failure cost at most {judge.costs.most} connects to a virtual server with the sidecar alive")
+        print(f"ejections that sidecars logged: {len(self._ejections)}")
         print(f"{self._starts} starts of the sidecar that is killed")
         for service in (STEADY, ZONE):
             delays = judge.delays(traffic.KEPT, service)
@@ -206,6 +217,7 @@ def _options(world: World, folder: Path) -> list[str]:
     text = "".join(
         f'[[service]]\nname = "{service.name}"\nvip = "{service.vips}"\nalgorithm = "{service.algorithm}"\n'
         + (f'consul = "{service.name}"\n' if service.source == "consul" else f'srv = "_{service.name}._tcp.example"\n')
+        + service.options
         for service in SERVICES
     )
     file = folder / "clb.toml"

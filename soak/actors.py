@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import threading
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from soak import onlookers
-from soak.history import History
-from soak.keeper import Keeper
+from soak.failures import Ejection
+from soak.history import BUSY, MACHINE, SECOND, History
+from soak.keeper import KEPT_NICE, Keeper
 from soak.memory import MemoryCgroup
-from soak.scene import MORTAL, STEADY, TIERS, ZONE, Service
+from soak.scene import CHECKED, FRAIL, MORTAL, STEADY, TIERS, ZONE, Service, Way
 from soak.world import POISON, World
 from tests.support.faulty_dns import Fault
 
@@ -25,6 +27,10 @@ SLOW: Final = 0.3
 """A write that takes more seconds counts as trouble of the source."""
 EJECT_MOST: Final = 4.0
 """Maximum seconds until a server that has returned is used again (`--eject-max`)."""
+STANDS_STILL: Final = SECOND // 2
+"""Nanoseconds by which a timer is late on a machine that is too busy for any time limit."""
+IS_BUSY: Final = SECOND // 10
+"""The same for the second within which a sidecar has to probe a server."""
 YEARS: Final = 10 * 365 * 86400
 
 Dice = random.Random
@@ -43,13 +49,16 @@ class Stage:
         self.failed: list[BaseException] = []
         self.objections: list[tuple[int, str]] = []
         """Violations that onlookers found: time, and text."""
+        self.ejections: list[Ejection] = []
+        """What the sidecars have logged."""
         self._seed = seed
 
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Run all actors while the block runs."""
         actors: list[Callable[[Stage, Dice], None]] = [churn_consul, churn_zone, kill_sidecars, break_things]
-        actors += [die, die_in_tiers, lie, trim, poison, watch_machine, onlookers.watch_connects, onlookers.ask]
+        actors += [die, die_in_tiers, fail, fail_checks, lie, trim, poison, watch_machine]
+        actors += [onlookers.watch_connects, onlookers.watch_ejections, onlookers.ask]
         threads = [threading.Thread(target=self._act, args=(actor,), daemon=True) for actor in actors]
         for thread in threads:
             thread.start()
@@ -129,24 +138,35 @@ def kill_sidecars(stage: Stage, dice: Dice) -> None:
 
 def die(stage: Stage, dice: Dice) -> None:
     """Let a real server die and return; at most as many at once as passive health may eject."""
-    _die(stage, dice, MORTAL)
+    _fail(stage, dice, MORTAL)
 
 
 def die_in_tiers(stage: Stage, dice: Dice) -> None:
     """Let one server of the first tier die and return."""
-    _die(stage, dice, TIERS)
+    _fail(stage, dice, TIERS)
 
 
-def _die(stage: Stage, dice: Dice, service: Service) -> None:
-    history, real = stage.history, stage.world.real
-    number, seconds = dice.choice(service.mortal), dice.uniform(0.1, 6.0)
-    at = history.note("death", f"{service.name}: real server {number} dies for {seconds:.1f} s")
-    history.dead[number].open(at)
-    real.kill(number)
+def fail(stage: Stage, dice: Dice) -> None:
+    """Let a real server die, or drop packets, and return."""
+    _fail(stage, dice, FRAIL)
+
+
+def fail_checks(stage: Stage, dice: Dice) -> None:
+    """Let a real server with checks hang, or drop packets, and return."""
+    _fail(stage, dice, CHECKED)
+
+
+def _fail(stage: Stage, dice: Dice, service: Service) -> None:
+    history, world = stage.history, stage.world
+    number, way = dice.choice(service.mortal), dice.choice(service.ways)
+    seconds = dice.uniform(0.1, 6.0 if way is Way.DIES else 12.0)
+    at = history.note("failure", f"{service.name}: real server {number} {way} for {seconds:.1f} s")
+    history.failing[way, number].open(at)
+    world.fail(number, way)
     stage.stop.wait(seconds)
-    real.start(number)
-    history.dead[number].close(time.monotonic_ns())
-    history.note("death", f"{service.name}: real server {number} is back")
+    world.repair(number, way)
+    history.failing[way, number].close(time.monotonic_ns())
+    history.note("failure", f"{service.name}: real server {number} is back")
     stage.stop.wait(EJECT_MOST + dice.uniform(0.0, 2.0))
 
 
@@ -289,11 +309,15 @@ BREAKING: Final = (kill_leader, kill_agent, fill_disk, lock_disk, lock_pins, sta
 
 
 def watch_machine(stage: Stage, _: Dice) -> None:
-    """Detect that this machine is too busy for any time limit."""
-    began = time.monotonic()
+    """Detect that this machine is too busy for a time limit: for any, or only for the shortest."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), KEPT_NICE)
+    began, history = time.monotonic_ns(), stage.history
     stage.stop.wait(0.05)
-    late = time.monotonic() - began - 0.05
-    if late > 0.5:
-        stage.history.note("machine", f"has stood still for {late:.1f} s")
-        number = stage.history.troubled["machine"].open(time.monotonic_ns() - round(late * 1e9))
-        stage.history.troubled["machine"].close(time.monotonic_ns() + round(late * 1e9), number)
+    now = time.monotonic_ns()
+    late = now - began - SECOND // 20
+    for what, limit in ((MACHINE, STANDS_STILL), (BUSY, IS_BUSY)):
+        if late > limit:
+            number = history.troubled[what].open(now - late)
+            history.troubled[what].close(now + late, number)
+    if late > STANDS_STILL:
+        history.note("machine", f"has stood still for {late / SECOND:.1f} s")

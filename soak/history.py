@@ -14,8 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, TextIO
 
+from soak.scene import Way
+
 FOREVER: Final = 1 << 63
 SECOND: Final = 1_000_000_000
+MACHINE: Final = "machine"
+"""In `History.troubled`: this machine is too busy for any time limit."""
+BUSY: Final = "busy"
+"""Likewise: it is too busy for the time limits of suspicion."""
 
 
 class Event(NamedTuple):
@@ -93,10 +99,10 @@ class History:
         self._lock = threading.Lock()
         self.members: defaultdict[tuple[str, int], Spans] = defaultdict(Spans)
         """By service and number of the real server: intervals in which discovery may have it."""
-        self.dead: defaultdict[int, Spans] = defaultdict(Spans)
-        """Intervals in which a real server may have had no listener."""
+        self.failing: defaultdict[tuple[Way, int], Spans] = defaultdict(Spans)
+        """By way and number of the real server: intervals in which it may have failed in this way."""
         self.troubled: defaultdict[str, Spans] = defaultdict(Spans)
-        """By kind of source or instance of the sidecar: intervals in which it may be late."""
+        """Intervals in which a kind of source, an instance of the sidecar or the machine may be late."""
 
     def note(self, actor: str, what: str) -> int:
         """Record an event that happens now, and return the time."""

@@ -22,6 +22,8 @@ from tests.support.sidecar import COMMAND
 ENTER: Final = 'echo $$ >"$0" && exec "$@"'
 READ_ONLY: Final = ("unshare", "--mount", "sh", "-c")
 _READ_ONLY: Final = 'mount --bind /sys/fs/bpf /sys/fs/bpf && mount -o remount,bind,ro /sys/fs/bpf && exec "$@"'
+KEPT_NICE: Final = -10
+"""Niceness of the sidecar that runs all the time: it has to probe a server within a second, however busy others are."""
 SOON: Final = 0.3
 """Seconds between two failing starts."""
 
@@ -39,6 +41,8 @@ class Keeper:
         self.process: subprocess.Popen[bytes] | None = None
         self.read_only = False
         """Whether the BPF file system is read-only for the next start."""
+        self.nice = 0
+        """Its niceness from the next start on."""
         self.may_end = False
         """Whether it may end by itself, for example without memory."""
         self.starved = False
@@ -114,7 +118,7 @@ class Keeper:
         if self.read_only:
             command = [*READ_ONLY, _READ_ONLY, "sh", *command]
         with self.log.open("ab") as log:
-            entering = ["sh", "-c", ENTER, str(self._procs), *command]
+            entering = ["nice", "-n", str(self.nice), "sh", "-c", ENTER, str(self._procs), *command]
             self.process = subprocess.Popen(entering, stdout=log, stderr=log, env=environment)
         self.starts += 1
         self._killed.clear()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from clb_discovery.documents.trace import DROPPED, OUTCOMES
+from soak.failures import Ejection
 from soak.scene import SERVICES, ipv4, ipv6, port
 from soak.traffic import KEPT, KILLED
 from tests.support.sidecar import COMMAND
@@ -64,7 +65,7 @@ def objections_to_end(code: int, errors: str, sent: signal.Signals) -> Iterator[
     :param sent: the signal that ended it, unless it had ended by itself.
     """
     could_not = code in NOT_POSSIBLE and errors.startswith("clb-discovery: ") and errors.count("\n") == 1
-    if not could_not and (code != -sent or errors):
+    if not could_not and (code not in {-sent, 128 + sent} or errors):
         yield f"ended with {code}: {errors!r}"
 
 
@@ -83,6 +84,24 @@ def objections_to_lines(lines: Iterable[str]) -> Iterator[str]:
             yield f"unknown outcome: {line}"
         elif service not in SERVERS or (server is not None and server not in SERVERS[service]):
             yield f"not of this service: {line}"
+
+
+def watch_ejections(stage: Stage, _: random.Random) -> None:
+    """Note the ejections that the sidecars log."""
+    places = dict.fromkeys((stage.killed, stage.kept), 0)
+    while not stage.stop.wait(0.1):
+        for keeper, place in places.items():
+            with keeper.log.open("rb") as file:
+                file.seek(place)
+                whole = file.read().rpartition(b"\n")[0]
+            places[keeper] += len(whole)
+            for line in whole.splitlines():
+                if b'"server ejected"' in line:
+                    found = json.loads(line)
+                    what = f"{found['server']} at {found['vip']}: {found['cause']}"
+                    moment = stage.history.note(keeper.name, f"ejects {what}")
+                    number = int(found["server"].rpartition(":")[2]) - port(0)
+                    stage.ejections.append(Ejection(moment, keeper.instance, number, found["cause"]))
 
 
 def ask(stage: Stage, dice: random.Random) -> None:

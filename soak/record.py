@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from enum import IntEnum
@@ -21,6 +22,8 @@ class Stage(IntEnum):
     NO_ANSWER = 2
     WRONG_PEER = 3
     """The application did not see the VIP as its peer."""
+    USED = 4
+    """A read on a connection that had been in use failed or took long, or it was closed; not a connect of its own."""
 
 
 class Record(NamedTuple):
@@ -45,10 +48,11 @@ def read(file: Path) -> Iterator[Record]:
 
 
 class Writer:
-    """Writes the records of one client in Python."""
+    """Writes the records of one client in Python; for many threads."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._path = folder
         self._files = 0
@@ -56,6 +60,10 @@ class Writer:
 
     def note(self, start: int, target: int, stage: Stage, error: int = 0, reached: int = 0) -> None:
         """Record a connect that has ended now."""
+        with self._lock:
+            self._note(start, target, stage, error, reached)
+
+    def _note(self, start: int, target: int, stage: Stage, error: int, reached: int) -> None:
         end = time.monotonic_ns()
         if self._file and end - self._began > _FILE_NS:
             self.close()

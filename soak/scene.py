@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 PORT: Final = 80
 """The port of every virtual server."""
+DEAD_AFTER: Final = 3
+"""Seconds after which an open connection to a host that has vanished ends (`dead-after`), where a service has that."""
+
+
+class Way(StrEnum):
+    """A way in which a real server fails."""
+
+    DIES = "dies"
+    """Its process is killed: its host refuses connects."""
+    SILENT = "drops each SYN"
+    """Open connections stay."""
+    VANISHES = "vanishes"
+    """All packets to its host and from it are dropped, without any notice."""
+    HANGS = "hangs"
+    """Its process is stopped: the kernel accepts connects, and nothing responds."""
 
 
 class Service(NamedTuple):
@@ -21,9 +37,13 @@ class Service(NamedTuple):
     rotating: range = range(0)
     """Servers that come and go in discovery, and run all the time."""
     mortal: range = range(0)
-    """Servers of the core that die and return, while discovery keeps them."""
+    """Servers of the core that fail and return, while discovery keeps them; never two at the same time."""
+    ways: tuple[Way, ...] = (Way.DIES,)
+    """The ways in which they fail."""
     udp: bool = False
     every_port: bool = False
+    options: str = ""
+    """Further lines of its configuration."""
 
     @property
     def ipv4(self) -> str:
@@ -53,7 +73,19 @@ ZONE: Final = Service("zone", 2, "dns", "round-robin", range(11, 16), range(16, 
 MORTAL: Final = Service("mortal", 3, "consul", "least-conn", range(21, 27), mortal=range(21, 27))
 TIERS: Final = Service("tiers", 4, "dns", "random", range(31, 35), mortal=range(31, 33))
 """The mortal ones have the lower priority, and are preferred."""
-SERVICES: Final = (STEADY, ZONE, MORTAL, TIERS)
+FRAIL: Final = Service(
+    "frail", 5, "consul", "random", range(41, 49), mortal=range(41, 49),
+    ways=(Way.DIES, Way.SILENT, Way.VANISHES), options=f'dead-after = "{DEAD_AFTER}s"\n',
+)  # fmt: skip
+"""Servers that fail in every way that a connect or an open connection can show."""
+CHECKED: Final = Service(
+    "checked", 6, "dns", "round-robin", range(51, 57), mortal=range(51, 57), ways=(Way.HANGS, Way.SILENT),
+    options='check = "http://soak/"\ncheck-interval = "1s"\nfall = 2\n',
+)  # fmt: skip
+"""Servers with active checks, which also find those that hang."""
+CHECKED_WITHIN: Final = (2 + 1) * 1 + 1
+"""Seconds from a failure until its checks have taken it out: (`fall` + 1) x interval, and the time limit of a check."""
+SERVICES: Final = (STEADY, ZONE, MORTAL, TIERS, FRAIL, CHECKED)
 
 
 def ipv4(number: int) -> str:

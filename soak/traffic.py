@@ -11,10 +11,12 @@ from typing import Final
 
 from soak.judge import Client
 from soak.record import read
-from soak.scene import MORTAL, PORT, SERVICES, STEADY, ZONE, targets
+from soak.scene import CHECKED, FRAIL, MORTAL, PORT, STEADY, TIERS, ZONE, targets
 from tests.support.cgroups import inside
 
 KINDS_IN_C: Final = ("tcp", "poll", "udp", "sendto")
+NICE: Final = ("nice", "-n", "10")
+"""Clients take the time that others leave, because they connect without pause."""
 KILLED: Final = "soak-killed"
 """The instance whose sidecar is killed repeatedly."""
 KEPT: Final = "soak-kept"
@@ -23,20 +25,27 @@ KEPT: Final = "soak-kept"
 
 def clients() -> dict[str, Client]:
     """Return the clients, by kind and number."""
-    everything, living = targets(*SERVICES), targets(STEADY, ZONE, mapped=False)
+    everything, living = targets(STEADY, ZONE, MORTAL, TIERS), targets(STEADY, ZONE, mapped=False)
     datagrams = targets(STEADY, ZONE, protocol="udp")
+    frail, failing = targets(FRAIL), targets(FRAIL, CHECKED)
     found = {
-        "tcp": (KILLED, everything),
-        "poll": (KILLED, everything),
-        "blocking": (KILLED, everything),
-        "asyncio": (KILLED, everything),
-        "curl": (KILLED, living),
-        "redis-cli": (KILLED, living),
-        "udp": (KILLED, datagrams),
-        "sendto": (KILLED, datagrams),
-        "tcp-kept": (KEPT, targets(STEADY, ZONE, MORTAL)),
+        "tcp": ("tcp", KILLED, everything),
+        "poll": ("poll", KILLED, everything),
+        "blocking": ("blocking", KILLED, everything),
+        "asyncio": ("asyncio", KILLED, everything),
+        "curl": ("curl", KILLED, living),
+        "redis-cli": ("redis-cli", KILLED, living),
+        "udp": ("udp", KILLED, datagrams),
+        "sendto": ("sendto", KILLED, datagrams),
+        "tcp-kept": ("tcp", KEPT, targets(STEADY, ZONE, MORTAL)),
+        "brief": ("brief", KILLED, failing),
+        "brief-kept": ("brief", KEPT, failing),
+        "waiting": ("waiting", KILLED, frail),
+        "waiting-kept": ("waiting", KEPT, frail),
+        "long": ("long", KILLED, frail),
+        "long-kept": ("long", KEPT, frail),
     }
-    return {name: Client(name, instance, aims) for name, (instance, aims) in found.items()}
+    return {name: Client(name, *rest) for name, rest in found.items()}
 
 
 @contextmanager
@@ -52,11 +61,11 @@ def connecting(
     with (folder / "clients.log").open("ab") as log:
         try:
             for name, client in clients().items():
-                kind, home = name.removesuffix("-kept"), folder / "clients" / name
+                home = folder / "clients" / name
                 home.mkdir(parents=True)
-                start = [str(program)] if kind in KINDS_IN_C else [sys.executable, "-m", "soak.clients"]
+                start = [str(program)] if client.kind in KINDS_IN_C else [sys.executable, "-m", "soak.clients"]
                 aims = [f"{target.address},{PORT}" for target in client.targets]
-                command = inside(cgroups[client.instance], [*start, kind, home, *aims])
+                command = inside(cgroups[client.instance], [*NICE, *start, client.kind, home, *aims])
                 processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
             yield processes
         finally:

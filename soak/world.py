@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from dns.rdatatype import SRV
 
 from soak.history import History
 from soak.poll_cutter import PollCutter
-from soak.scene import SERVICES, ZONE, Service, ipv4, ipv6, port, priority
+from soak.scene import SERVICES, ZONE, Service, Way, ipv4, ipv6, port, priority
 from tests.support.consul import ConsulAgent, ConsulCluster
 from tests.support.faulty_dns import LIES, Fault, FaultyDns
 from tests.support.knot import KnotServer
@@ -110,8 +111,32 @@ def in_thread(server: AbstractAsyncContextManager[Any]) -> Iterator[None]:
         thread.join()
 
 
+FILTER: Final = """
+table inet soak {
+    set silent4 { type ipv4_addr; }
+    set silent6 { type ipv6_addr; }
+    set vanished4 { type ipv4_addr; }
+    set vanished6 { type ipv6_addr; }
+    chain input {
+        type filter hook input priority 0;
+        ip daddr @vanished4 drop
+        ip saddr @vanished4 drop
+        ip6 daddr @vanished6 drop
+        ip6 saddr @vanished6 drop
+        ip daddr @silent4 tcp flags & (syn | ack) == syn drop
+        ip6 daddr @silent6 tcp flags & (syn | ack) == syn drop
+    }
+}
+"""
+"""Drops packets that have left their sender, as the network does."""
+
+
+def _nft(rules: str) -> None:
+    subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+
+
 class RealServers:
-    """The real servers, each a process that can be killed."""
+    """The real servers, each a process that can be killed or stopped."""
 
     def __init__(self, program: Path) -> None:
         self._program = program
@@ -130,6 +155,10 @@ class RealServers:
         process = self._processes.pop(number)
         process.kill()
         process.communicate()
+
+    def signal(self, number: int, what: signal.Signals) -> None:
+        """Send a signal to one."""
+        self._processes[number].send_signal(what)
 
     def __enter__(self) -> Self:
         return self
@@ -161,6 +190,7 @@ class World:
     def running(self) -> Iterator[None]:
         """Run all of it while the block runs."""
         with ExitStack() as stack:
+            _nft(FILTER)
             stack.enter_context(self.real)
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(self.real.start, [number for service in SERVICES for number in service.servers]))
@@ -176,6 +206,29 @@ class World:
                     if service.source == "consul":
                         self.register(service, number)
             yield
+
+    def fail(self, number: int, way: Way) -> None:
+        """Let a real server fail."""
+        if way is Way.DIES:
+            self.real.kill(number)
+        elif way is Way.HANGS:
+            self.real.signal(number, signal.SIGSTOP)
+        else:
+            self._drop(number, way, "add")
+
+    def repair(self, number: int, way: Way) -> None:
+        """End this failure."""
+        if way is Way.DIES:
+            self.real.start(number)
+        elif way is Way.HANGS:
+            self.real.signal(number, signal.SIGCONT)
+        else:
+            self._drop(number, way, "delete")
+
+    def _drop(self, number: int, way: Way, action: str) -> None:
+        name = "vanished" if way is Way.VANISHES else "silent"
+        both = (("4", ipv4(number)), ("6", ipv6(number)))
+        _nft("".join(f"{action} element inet soak {name}{family} {{ {address} }}\n" for family, address in both))
 
     def register(self, service: Service, number: int) -> None:
         """Register an instance in Consul's catalog, with both of its addresses.

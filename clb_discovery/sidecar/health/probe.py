@@ -10,9 +10,13 @@ from typing import Final
 from clb_discovery.checks.connect import is_own_fault, tcp_connect
 from clb_discovery.model.address import Address
 
-LIMIT: Final = 0.9
-"""Seconds after which silence is an answer: the programs suspect a server for a second."""
-SECOND_TRY: Final = 0.3
+LIMIT: Final = 0.6
+"""Seconds after which silence is an answer.
+
+The programs suspect a server for a second. On a busy host the sidecar hears of it, and its verdict is written, some
+tenths of a second later; a verdict that comes after the suspicion has no effect.
+"""
+SECOND_TRY: Final = 0.25
 """Seconds until a second SYN, from another port, in case that the network has lost the first one."""
 SAMPLE: Final = 8
 """Connects of a thorough probe."""
