@@ -46,7 +46,7 @@ from clb_discovery.sources.dns.hosts_table import parse_hosts
 from clb_discovery.sources.dns.nameservers import parse_nameserver
 from clb_discovery.sources.dns.resolv_conf import ResolvConf, parse_resolv_conf
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from clb_discovery.state import last_good
 from fuzz import seeds
 

@@ -12,6 +12,8 @@ VALUES: Final[Mapping[str, str]] = {
     "NAME[=VIP,...]": "a name in discovery, and the VIPs that lead to its servers: redis=10.64.0.1:6379. If a name is "
     "given twice, its VIPs add up. A name without a VIP gets an automatic one of each address family from --vip-range, "
     "for every port. It depends on the name only, and is the same on every host.",
+    "NAME:PORT[=VIP,...]": "a name in DNS, the port of its servers, and the VIPs that lead to them: "
+    "db.example.com:5432=10.64.0.3. The rest is as for NAME[=VIP,...].",
     "TIME": "30s, 500ms, 2m or 1h; a number without a unit is in seconds.",
     "SHARE": "a number from 0 to 1; 0.5 is a half.",
     "N": "a whole number from 0 to 1000000.",
@@ -35,6 +37,7 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
     "run": (
         ("a service in Consul, under a VIP", "clb-discovery run --consul --service redis=10.64.0.1:6379"),
+        ("the addresses of a name", "clb-discovery run --dns db.example.com:5432=10.64.0.3:5432"),
         ("an SRV record, once", "clb-discovery run --once --srv _redis._tcp.example.com=10.64.0.1:6379"),
         (
             "services of a file, with a page of statistics",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clb_discovery.model.address import format_address
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.consul import ConsulAgent
 from tests.support.dnsmasq import dnsmasq
 

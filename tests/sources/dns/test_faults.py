@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clb_discovery.sources.dns.exchange import Servers
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from clb_discovery.sources.follow import follow
 from tests.support.faulty_dns import NAME, SLOW, Fault, FaultyDns
 from tests.support.knot import KnotServer

@@ -10,7 +10,7 @@ import pytest
 from clb_discovery.errors import SourceError
 from clb_discovery.model.answer import Answer
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.knot import KnotServer
 
 BOTH = "a A 10.0.0.1\na AAAA fd00::1\nb A 10.0.0.2\n"
