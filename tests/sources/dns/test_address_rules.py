@@ -204,7 +204,7 @@ class Family:
     ]
 )
 def test_families_are_merged_by_the_rules(told: Sequence[Told]) -> None:
-    """A family that fails stays as it is, and the other follows its answers; failures without any address do nothing."""
+    """A family that fails stays as it is, and the other follows its answers; failures without addresses do nothing."""
 
     async def check() -> None:
         server = Teller()
