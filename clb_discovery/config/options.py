@@ -94,7 +94,7 @@ class Options:
     dns: tuple[str, ...] = _DISCOVERY.repeatable(
         "NAME:PORT[=VIP,...]",
         str,
-        "balance connects to these VIPs over the addresses of a name, A and AAAA, each with this port; repeatable",
+        "the same over the addresses of a name, each with this port, such as db.example:5432=10.64.0.3; repeatable",
     )
     resolver: tuple[str, ...] = _DISCOVERY.repeatable(
         "IP[:PORT]",
