@@ -104,12 +104,12 @@ class FaultyDns(FakeDns):
         question = dns.message.from_wire(wire).question[0]
         owner = question.name.canonicalize().to_text().removesuffix(".")
         self.asked.append((owner, question.rdtype.name, protocol))
-        fault = self.fault(owner, question.rdtype.name)
+        fault = self.fault_of(owner, question.rdtype.name)
         if fault is None:
             return self._ask(wire, protocol)
         return self._misbehave(wire, protocol, fault)
 
-    def fault(self, owner: str, kind: str) -> Fault | None:
+    def fault_of(self, owner: str, kind: str) -> Fault | None:
         """Return the fault of a query for a name without the dot at its end, and a type."""
         del kind
         return self.faults.get(NAME if owner == NAME else int(owner[1 : owner.index(".")]))
@@ -174,7 +174,7 @@ class FaultyName(FaultyDns):
             return frozenset() if other in believed else None
         return frozenset(RealServer(0, parse_address(f"10.0.0.{number}"), PORT, 1) for number in self.numbers)
 
-    def fault(self, owner: str, kind: str) -> Fault | None:
+    def fault_of(self, owner: str, kind: str) -> Fault | None:
         """Return the fault of a query for the name, by its type."""
         del owner
         return self.faults.get(kind)
