@@ -1,4 +1,4 @@
-"""Client-side load balancing of connect(2) by eBPF, fed by Consul or DNS SRV."""
+"""Client-side load balancing of connect(2) by eBPF, fed by Consul or DNS."""
 
 from __future__ import annotations
 

@@ -92,6 +92,14 @@ SRV: Final = (
     _answers(_NONE),
     _answers(_OTHER, _OTHER, _ALIAS, ("b.other.", "AAAA", [], []), _OTHER),
 )
+_HOST: Final = "web.example."
+PLAIN_NAME: Final = (
+    _answers(
+        (_HOST, "A", [f"{_HOST} 60 A 10.0.0.1", f"{_HOST} 60 A 10.0.0.2"], []),
+        (_HOST, "AAAA", [f"{_HOST} 60 AAAA fd00::1"], []),
+    ),
+    _answers((_HOST, "A", [f"{_HOST} 5 CNAME b.other."], []), (_HOST, "AAAA", [], []), _ALIAS),
+)
 
 CONFIGURATION: Final = (
     b"""consul = "http://127.0.0.1:8500"
@@ -118,6 +126,7 @@ vip = "10.64.0.2"
 servers = ["10.0.0.5:389", { address = "10.0.0.6:3389", weight = 3, priority = 0 }]
 """,
     b'resolver = ["10.0.0.53"]\n[[service]]\nname = "dns"\nsrv = "_dns._udp.example"\n',
+    b'[[service]]\nname = "db"\ndns = "db.example:5432"\nvip = "10.64.0.3:5432"\n',
 )
 
 DISK: Final = (

@@ -41,12 +41,13 @@ from clb_discovery.sources.consul.client import ALL, OWN, Client
 from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.members import to_answer
 from clb_discovery.sources.consul.transport import Transport
+from clb_discovery.sources.dns.addresses import AddressSource
 from clb_discovery.sources.dns.exchange import Servers
 from clb_discovery.sources.dns.hosts_table import parse_hosts
 from clb_discovery.sources.dns.nameservers import parse_nameserver
 from clb_discovery.sources.dns.resolv_conf import ResolvConf, parse_resolv_conf
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from clb_discovery.state import last_good
 from fuzz import seeds
 
@@ -161,6 +162,14 @@ def srv(data: bytes) -> Answer | None:
     return None
 
 
+def plain_name(data: bytes) -> Answer | None:
+    """Follow the addresses of a name with the answers of a server."""
+    source = AddressSource("web.example", 80, _Canned53(data), rng=random.Random(0))  # noqa: S311 - jitter
+    with suppress(SourceError):
+        return _used(_loop.run_until_complete(source.next()))
+    return None
+
+
 def resolv_conf(data: bytes) -> ResolvConf | None:
     """Read resolv.conf."""
     with suppress(ValueError):
@@ -253,11 +262,14 @@ _WORDS: Final[tuple[Callable[[str], object], ...]] = (
     parse_nameserver,
     ConsulAddress.parse,
     lambda name: SrvSource(name, Resolvers(["127.0.0.1"])),
+    values.dns_entry,
+    lambda name: AddressSource(name, 80, Resolvers(["127.0.0.1"])),
 )
 
 TARGETS: Final[Mapping[str, Target]] = {
     "consul": Target(consul, seeds.CONSUL),
     "srv": Target(srv, seeds.SRV),
+    "plain-name": Target(plain_name, seeds.PLAIN_NAME),
     "resolv-conf": Target(resolv_conf, seeds.RESOLV_CONF),
     "hosts-table": Target(hosts_table, seeds.HOSTS_TABLE),
     "configuration": Target(configuration, seeds.CONFIGURATION),

@@ -60,10 +60,10 @@ def test_example_is_linked(example: Path) -> None:
 
 
 def test_examples_show_each_way_of_discovery() -> None:
-    """Six files or more: Consul by names and by the catalog, SRV, static servers, and one host to try it out."""
+    """Six files or more: Consul by names and by the catalog, SRV, plain DNS names, static servers, and one host."""
     services = [service for example in EXAMPLES for service in read_services(options_of(example))]
     assert len(EXAMPLES) >= 6
-    assert {service.source.partition(":")[0] for service in services} == {"consul", "catalog", "srv", "static"}
+    assert {service.source.partition(":")[0] for service in services} == {"consul", "catalog", "srv", "dns", "static"}
     assert any("127.0.0.0/8" in map(str, options_of(example).real_range) for example in EXAMPLES)
 
 

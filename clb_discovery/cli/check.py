@@ -46,7 +46,7 @@ def main(typed: argparse.Namespace) -> int:
     """Print a line for each check, and their numbers; return 0, or the exit code of the first that fails."""
     log.configure("auto", "error")
     options = read_options(typed, os.environ)
-    named = options.consul is not None or options.service or options.srv or options.config
+    named = options.consul is not None or options.service or options.srv or options.dns or options.config
     services = read_services(options) if named else ()
     findings: list[Finding] = []
     for finding in _findings(options, services, offline=typed.offline):

@@ -10,18 +10,18 @@ VALUES: Final[Mapping[str, str]] = {
     "[fd00:64::1]:6379. It is for TCP; /udp at its end means UDP. For an SRV name such as _dns._udp.example it is for "
     "UDP; /tcp means TCP.",
     "NAME[=VIP,...]": "a name in discovery, and the VIPs that lead to its servers: redis=10.64.0.1:6379. If a name is "
-    "given twice, its VIPs add up. A name without a VIP gets an automatic one of each address family from --vip-range, "
-    "for every port. It depends on the name only, and is the same on every host.",
+    "given twice, its VIPs add up. A name without a VIP gets an automatic one of each family from --vip-range, for "
+    "every port, the same on every host.",
+    "NAME:PORT[=VIP,...]": "the same with the servers' port: db:80=10.64.0.3.",
     "TIME": "30s, 500ms, 2m or 1h; a number without a unit is in seconds.",
     "SHARE": "a number from 0 to 1; 0.5 is a half.",
     "N": "a whole number from 0 to 1000000.",
     "CHECK": "tcp, a connect; http://NAME[:PORT]/PATH or https://..., a GET with NAME as its Host that each server has "
     "to answer with 2xx or 3xx; or off.",
     "CIDR": "a network: 10.0.0.0/8 or fd00::/8.",
-    "ADDR:PORT": "an address of this host and a port: 127.0.0.1:17100 or [::1]:17100.",
+    "ADDR:PORT": "an address of this host: 127.0.0.1:17100 or [::1]:17100.",
     "IP[:PORT]": "a DNS server: 10.0.0.53, [fd00::53]:5353, tcp://10.0.0.53 to query it by TCP only, or "
-    "tls://10.0.0.53#dns.example for DNS over TLS. Its certificate must be valid for the name after #, or for the "
-    "address.",
+    "tls://10.0.0.53#dns.example for DNS over TLS. Its certificate must have the name after #, or the address.",
     "URL": "the address of a Consul agent: http://127.0.0.1:8500, https://consul.example:8501, [::1]:8500 or "
     "unix:///run/consul.sock.",
 }
@@ -35,7 +35,7 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
     "run": (
         ("a service in Consul, under a VIP", "clb-discovery run --consul --service redis=10.64.0.1:6379"),
-        ("an SRV record, once", "clb-discovery run --once --srv _redis._tcp.example.com=10.64.0.1:6379"),
+        ("the addresses of a name in DNS, once", "clb-discovery run --once --dns db.example.com:5432=10.64.0.3:5432"),
         (
             "services of a file, with a page of statistics",
             "clb-discovery run --config /etc/clb-discovery.toml --metrics 127.0.0.1:17100",

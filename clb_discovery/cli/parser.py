@@ -19,7 +19,7 @@ from clb_discovery.model import text_forms
 
 PROGRAM: Final = "clb-discovery"
 _DESCRIPTION: Final = """\
-Balance connect(2) over the real servers that Consul or DNS SRV lists, in the kernel, without a proxy.
+Balance connect(2) over the real servers that Consul or DNS lists, in the kernel, without a proxy.
 
 Without a command it runs in the foreground, and follows discovery until it gets SIGTERM."""
 _SEE_VALUES: Final = f"`{PROGRAM} help values` explains values such as VIP and TIME."

@@ -14,7 +14,7 @@ from typing import Any, Final
 from clb_discovery.config import toml_values, values
 from clb_discovery.config.options import OPTIONS
 from clb_discovery.config.schema import Option
-from clb_discovery.config.values import Entry, consul_entry, srv_entry
+from clb_discovery.config.values import Entry, consul_entry, dns_entry, srv_entry
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import MAX_NAME, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer, Vip
@@ -25,7 +25,7 @@ KEYS: Final[Mapping[str, Option]] = {
     "service": OPTIONS["service"],
 }
 """The options that a file may set. `service` may also hold tables."""
-_SOURCES: Final = ("consul", "srv", "servers")
+_SOURCES: Final = ("consul", "srv", "dns", "servers")
 _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     name: OPTIONS[name].parse
     for name in (
@@ -37,8 +37,8 @@ _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
 """The options that a service may set for itself, each with the parser of its value."""
 _SELECTION: Final = ("filter", "tags")  # which of Consul's instances a service may select for itself
 _SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS, "suspicion")
-_OF_ONE_SOURCE: Final = {"filter": "consul", "tags": "consul", "linger": "srv"}
-"""The keys of a service that apply to one kind of source."""
+_OF_SOME_SOURCES: Final = {"filter": ("consul",), "tags": ("consul",), "linger": ("srv", "dns")}
+"""The keys of a service that apply to some kinds of sources."""
 _LONGEST_TEXT: Final = 1024
 _SERVER: Final = ("address", "weight", "priority")
 
@@ -108,10 +108,10 @@ def _in_words(name: str, value: object) -> object:
 
 
 def _typed(document: Mapping[str, object]) -> list[Entry]:
-    """Return the services that `service` and `srv` name."""
+    """Return the services that `service`, `srv` and `dns` name."""
     return [
         replace(toml_values.parsed(name, parse, one), place=f"{name} = {toml_values.shown(one)}")
-        for name, parse in (("service", consul_entry), ("srv", srv_entry))
+        for name, parse in (("service", consul_entry), ("srv", srv_entry), ("dns", dns_entry))
         for one in toml_values.texts(name, document.get(name, []))
     ]
 
@@ -123,10 +123,12 @@ def _entry(table: Mapping[str, object]) -> Entry:
         raise ValueError(f'has no name of 1 to {MAX_NAME} bytes of printable text; add name = "..."')
     kinds = [kind for kind in _SOURCES if kind in table]
     if len(kinds) != 1:
-        raise ValueError(f"has {' and '.join(kinds) or 'no source'}; set exactly one of consul, srv or servers")
-    for key, kind in _OF_ONE_SOURCE.items():
-        if key in table and kinds[0] != kind:
-            raise ValueError(f"{key} = {toml_values.shown(table[key])}: applies to {kind} only; remove it")
+        raise ValueError(f"has {' and '.join(kinds) or 'no source'}; set exactly one of consul, srv, dns or servers")
+    for key, some in _OF_SOME_SOURCES.items():
+        if key in table and kinds[0] not in some:
+            raise ValueError(
+                f"{key} = {toml_values.shown(table[key])}: applies to {' and '.join(some)} only; remove it"
+            )
     settings = {
         key.replace("-", "_"): toml_values.parsed(key, parse, _in_words(key, table[key]))
         for key, parse in _SETTINGS.items()
@@ -145,6 +147,8 @@ def _entry(table: Mapping[str, object]) -> Entry:
         source = f"{kinds[0]}:{queried}"
         if kinds == ["srv"]:
             protocol = values.srv_protocol(queried)
+        elif kinds == ["dns"]:
+            _, source = toml_values.parsed("dns", values.dns_source, queried)
     vips = _vips(table["vip"], protocol) if "vip" in table else ()
     return Entry(Service(name, source, vips, servers=servers, automatic=None if vips else protocol), settings)
 

@@ -91,6 +91,11 @@ class Options:
         str,
         "balance connects to these VIPs over the targets of an SRV record such as _redis._tcp.example; repeatable",
     )
+    dns: tuple[str, ...] = _DISCOVERY.repeatable(
+        "NAME:PORT[=VIP,...]",
+        str,
+        "the same over the addresses of a name, each with this port, such as db.example:5432=10.64.0.3; repeatable",
+    )
     resolver: tuple[str, ...] = _DISCOVERY.repeatable(
         "IP[:PORT]",
         str,
@@ -112,7 +117,7 @@ class Options:
         None,
         "TIME",
         text_forms.parse_duration,
-        "keep SRV records this long after an answer last had them; default: 1 to 10 minutes if answers vary, else 0",
+        "keep records of DNS this long after an answer last had them; default: 1 to 10 minutes if answers vary, else 0",
     )
 
     vip_range: tuple[Network, ...] = _VIRTUAL_SERVERS.repeatable(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from clb_discovery.config.options import Options
-from clb_discovery.config.values import Entry, consul_entry, srv_entry
+from clb_discovery.config.values import Entry, consul_entry, dns_entry, srv_entry
 from clb_discovery.errors import UsageError
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Vip
@@ -27,6 +27,8 @@ def read_services(options: Options) -> tuple[Service, ...]:
         typed = [consul_entry(text) for text in options.service]
     with _explained("--srv"):
         typed += [srv_entry(text) for text in options.srv]
+    with _explained("--dns"):
+        typed += [dns_entry(text) for text in options.dns]
     sources = {entry.service.source for entry in typed}
     entries = [*typed, *(entry for entry in options.entries if entry.service.source not in sources)]
     in_consul = [entry.service.name for entry in entries if entry.service.source.startswith(CONSUL)]
@@ -38,8 +40,8 @@ def read_services(options: Options) -> tuple[Service, ...]:
         entries.append(Entry(Service("catalog", CATALOG, ())))
     if not entries:
         raise UsageError(
-            "no service to follow; add --consul to follow the services that opt in, --consul --service NAME[=VIP], or "
-            "--srv NAME[=VIP] such as --srv _redis._tcp.example=10.64.0.1:6379"
+            "no service to follow; add --consul to follow the services that opt in, --consul --service NAME[=VIP], "
+            "--srv NAME[=VIP] such as --srv _redis._tcp.example=10.64.0.1:6379, or --dns NAME:PORT[=VIP]"
         )
     services = [_completed(entry, options) for entry in entries]
     with _explained("--vip-range"):

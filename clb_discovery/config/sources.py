@@ -8,8 +8,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from clb_discovery.config.options import Options
+from clb_discovery.config.values import parse_name_and_port
 from clb_discovery.model.address import is_ipv4
-from clb_discovery.model.service import CATALOG, CONSUL, SRV, STATIC, Service
+from clb_discovery.model.service import CATALOG, CONSUL, DNS, SRV, STATIC, Service
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.static import StaticSource
 
@@ -62,14 +63,23 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
                     if service.source == CATALOG
                     else ConsulSource(server, service.source.removeprefix(CONSUL), selection, _families(service))
                 )
-        srv = [service for service in services if service.source.startswith(SRV)]
-        if srv:
-            from clb_discovery.sources.dns.source import BOTH, SrvSource  # noqa: PLC0415
+        in_dns = [service for service in services if service.source.startswith((SRV, DNS))]
+        if in_dns:
+            from clb_discovery.sources.dns.addresses import AddressSource  # noqa: PLC0415
+            from clb_discovery.sources.dns.source import BOTH  # noqa: PLC0415
+            from clb_discovery.sources.dns.srv import SrvSource  # noqa: PLC0415
 
-            for service in srv:
-                record, families, linger = service.source.removeprefix(SRV), _families(service) or BOTH, service.linger
-                ttls = options.min_ttl, options.max_ttl
-                sources[service.source] = SrvSource(record, resolvers(), *ttls, families=families, linger=linger)
+            ttls = options.min_ttl, options.max_ttl
+            for service in in_dns:
+                families, linger = _families(service) or BOTH, service.linger
+                if service.source.startswith(SRV):
+                    record = service.source.removeprefix(SRV)
+                    sources[service.source] = SrvSource(record, resolvers(), *ttls, families=families, linger=linger)
+                else:
+                    name, port = parse_name_and_port(service.source.removeprefix(DNS))
+                    sources[service.source] = AddressSource(
+                        name, port, resolvers(), *ttls, families=families, linger=linger
+                    )
         yield sources
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.servers import MAX_NAME, MAX_PORT, Protocol, Vip
-from clb_discovery.model.service import CONSUL, SRV, Service
+from clb_discovery.model.service import CONSUL, DNS, SRV, Service
 from clb_discovery.model.text_forms import parse_duration, parse_limit, parse_vip
 
 _HOST_NAME: Final = re.compile(r"(?=[^:]*[A-Za-z])[A-Za-z0-9_.-]+(?::[0-9]*)?")
@@ -39,6 +39,24 @@ def srv_protocol(record: str) -> Protocol:
 def srv_service(record: str) -> str:
     """Return the service in the name of an SRV record (RFC 2782): `redis` for `_redis._tcp.example`."""
     return record.split(".", 1)[0].removeprefix("_") or record
+
+
+def parse_name_and_port(text: str) -> tuple[str, int]:
+    """Read a name in DNS and the port of its servers, `db.example.com:5432`."""
+    form = "write NAME:PORT, such as db.example.com:5432"
+    name, _, port = text.rpartition(":")
+    if not name:
+        raise ValueError(f"{text!r} has no port for the servers: {form}")
+    number = _port(port)
+    if not number:
+        raise ValueError(f"{text!r} has a port that is not 1 to {MAX_PORT}: {form}")
+    return name, number
+
+
+def dns_source(text: str) -> tuple[str, str]:
+    """Read `NAME:PORT`; return the service, which is the first label of the name, and the source."""
+    name, port = parse_name_and_port(text)
+    return name.split(".", 1)[0] or name, f"{DNS}{name}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +85,13 @@ def srv_entry(text: str) -> Entry:
     return Entry(service, place=f"--srv {text}")
 
 
+def dns_entry(text: str) -> Entry:
+    """Read the value of `--dns`: `NAME:PORT[=VIP,...]`."""
+    target, vips = parse_assignment(text)
+    name, source = dns_source(target)
+    return Entry(Service(name, source, vips, automatic=None if vips else Protocol.TCP), place=f"--dns {text}")
+
+
 def parse_listener(text: str) -> tuple[str, int]:
     """Read `127.0.0.1:17100` or `[::1]:17100`; return address and port."""
     found = _endpoint(text)
@@ -79,7 +104,7 @@ def parse_real_server(text: str) -> tuple[str, int]:
     """Read the address and the port of a real server, `10.0.0.7:6379`."""
     found = _endpoint(text)
     if found is None and _HOST_NAME.fullmatch(text):
-        raise ValueError(f"{text!r} is a host name; give an IP address, or use `srv` for names")
+        raise ValueError(f"{text!r} is a host name; give an IP address, or use `dns` for names")
     if found is None:
         raise ValueError(f"{text!r} is not ADDR:PORT; write 10.0.0.7:6379 or [fd00::7]:6379")
     return found
@@ -89,12 +114,18 @@ def _endpoint(text: str) -> tuple[str, int] | None:
     host, colon, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host != bare
-    number = int(port) if colon and port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT)) else 0
+    number = _port(port) if colon else 0
     try:
         family_fits = is_ipv4(parse_address(bare)) is not bracketed
     except ValueError:
         family_fits = False
-    return (bare, number) if family_fits and 1 <= number <= MAX_PORT else None
+    return (bare, number) if family_fits and number else None
+
+
+def _port(text: str) -> int:
+    """Return a port, or 0 if the text is none."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_PORT)) else 0
+    return number if number <= MAX_PORT else 0
 
 
 def parse_consul_wait(text: str) -> float:

@@ -80,7 +80,8 @@ class Answer:
     A member that the answer does not contain at all is not here: that is a gap."""
     identities: Mapping[Endpoint, str] = field(default_factory=dict)
     """Identity of each endpoint that has one, to tell a replacement from a removal: node and service id (Consul), the
-    target (SRV). If several members share an endpoint, the lowest identity of the usable ones, else of all."""
+    target (SRV), the address itself (a plain name in DNS). If several members share an endpoint, the lowest identity of
+    the usable ones, else of all."""
     unread: tuple[Unread, ...] = ()
     """Members whose addresses are unknown at the moment."""
     left_out: tuple[Refusal, ...] = ()

@@ -185,10 +185,15 @@ def needs_outcomes(vip: Vip, health: PassiveHealth | None) -> bool:
     return vip.protocol is Protocol.TCP and (health is None or health.needs_outcomes)
 
 
+ALL_MEMBERS: Final = ""
+"""An identity that no member has, for those that stand for all."""
+
+
 class Unread(NamedTuple):
     """A member that discovery names, but whose addresses are unknown at the moment: it keeps its previous ones."""
 
     identity: str
+    """`ALL_MEMBERS` if nothing could be read."""
     port: int | None = None
     """Only endpoints with this port are kept, so that no new port is combined with an old address; None for all."""
     priority: int | None = None

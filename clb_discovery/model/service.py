@@ -10,6 +10,7 @@ from clb_discovery.model.servers import MAX_NAME, MAX_POOL, Algorithm, PassiveHe
 
 CONSUL: Final = "consul:"
 SRV: Final = "srv:"
+DNS: Final = "dns:"
 STATIC: Final = "static:"
 """Prefixes of the names of sources."""
 CATALOG: Final = "catalog:consul"
@@ -45,7 +46,7 @@ class Service:
     tags: tuple[str, ...] = ()
     """Only instances that have all of these tags are used; for services in Consul only."""
     linger: float | None = None
-    """Seconds that SRV records stay after the last answer with them; None to derive it from the answers."""
+    """Seconds that records of DNS stay after the last answer with them; None to derive it from the answers."""
     check: Check | None = None
     """How its real servers are checked by the sidecar; None if they are not."""
     most: int = MAX_POOL

@@ -20,7 +20,7 @@ from operator import attrgetter
 from typing import Final
 
 from clb_discovery.model.answer import Answer
-from clb_discovery.model.servers import Endpoint, Pool, Pools, RealServer, Unread, pools
+from clb_discovery.model.servers import ALL_MEMBERS, Endpoint, Pool, Pools, RealServer, Unread, pools
 from clb_discovery.model.service import RemovalPolicy
 
 Identities = Mapping[Endpoint, str]
@@ -143,9 +143,15 @@ class _Words:
         named = self._unread
         if not named:
             return {}
-        had = ((one, identities[one]) for one in missing if one in identities)
-        found = ((one, named.get((name, one[1])) or named.get((name, None))) for one, name in had)
+        had = ((one, identities.get(one, ALL_MEMBERS)) for one in missing)
+        found = (
+            (one, (_of_member(named, name, one[1]) or _of_member(named, ALL_MEMBERS, one[1]))) for one, name in had
+        )
         return {endpoint: unread for endpoint, unread in found if unread}
+
+
+def _of_member(named: Mapping[tuple[str, int | None], Unread], identity: str, port: int) -> Unread | None:
+    return named.get((identity, port)) or named.get((identity, None))
 
 
 def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Collection[str]:

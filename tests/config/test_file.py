@@ -68,6 +68,7 @@ def test_values_are_written_as_on_a_command_line() -> None:
         ('real-range = "10.0.0.0/8"', 'real-range = ["10.0.0.0/8"]'),
         ('service = "a=10.64.0.1:80,10.64.0.2"', 'service = ["a=10.64.0.1:80,10.64.0.2"]'),
         ('srv = "_a._tcp.x"', 'srv = ["_a._tcp.x"]'),
+        ('dns = "a.x:80"', 'dns = ["a.x:80"]'),
         *(
             (f'[[service]]\nname = "a"\n{one}', f'[[service]]\nname = "a"\n{several}')
             for one, several in (
@@ -75,6 +76,7 @@ def test_values_are_written_as_on_a_command_line() -> None:
                 ('consul = "a"\nvip = "10.64.0.1,[fd00::1]:6"', 'consul = "a"\nvip = ["10.64.0.1", "[fd00::1]:6"]'),
                 ('consul = "a"\nvip = "10.64.0.1"', 'consul = "a"\nvip = ["10.64.0.1", "10.64.0.1"]'),
                 ('srv = "_a._udp.x"\nvip = "10.64.0.1,10.64.0.2"', 'srv = "_a._udp.x"\nvip = ["10.64.0.1,10.64.0.2"]'),
+                ('dns = "a.x:80"\nvip = "10.64.0.1:80"', 'dns = "a.x:80"\nvip = ["10.64.0.1:80"]'),
                 ('consul = "a"\ntags = "b"', 'consul = "a"\ntags = ["b"]'),
                 ('servers = "10.0.0.1:80"', 'servers = ["10.0.0.1:80", "10.0.0.1:80"]'),
                 ('servers = { address = "10.0.0.1:80" }', 'servers = ["10.0.0.1:80"]'),
@@ -172,6 +174,12 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ('service = ["a", true]', ["service = True", "neither text nor a number"]),
         ('service = ["a=10.64.0.300"]', ["service: '10.64.0.300'", "write 10.64.0.1"]),
         ('srv = "_a._tcp.x=:80"', ["srv: ':80' is not a VIP", "write 10.64.0.1"]),
+        ('dns = "a.x:80=:80"', ["dns: ':80' is not a VIP", "write 10.64.0.1"]),
+        ('dns = "a.x"', ["dns: 'a.x' has no port for the servers", "write NAME:PORT, such as db.example.com:5432"]),
+        ('[[service]]\nname = "a"\ndns = "a.x"', ["[[service]] 'a': dns: 'a.x' has no port for the servers"]),
+        ('[[service]]\nname = "a"\ndns = "a.x:0"', ["dns: 'a.x:0' has a port that is not 1 to 65535"]),
+        ('[[service]]\nname = "a"\ndns = 80', ["dns: '80' has no port for the servers"]),
+        ('[[service]]\nname = "a"\ndns = "a.x:80"\ntags = "b"', ["applies to consul only"]),
         ('[service]\nname = "a"', ["a service is a table", "write [[service]]"]),
         ("[[service]]", ["[[service]] 1", "has no name"]),
         ('[[service]]\nname = "a"', ["[[service]] 'a'", "has no source", "consul", "srv", "servers"]),
@@ -205,7 +213,7 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ),
         ('[[service]]\nname = "a"\nsrv = "a"\nfilter = "b"', ["'a': filter = 'b'", "applies to consul only"]),
         ('[[service]]\nname = "a"\nservers = []\ntags = ["b"]', ["'a': tags = ['b']", "applies to consul only"]),
-        ('[[service]]\nname = "a"\nconsul = "a"\nlinger = "1m"', ["'a': linger = '1m'", "applies to srv only"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nlinger = "1m"', ["'a': linger = '1m'", "applies to srv and dns only"]),
         ('[[service]]\nname = "a\\u001b"\nsrv = "a"', ["has no name of 1 to 255 bytes of printable text"]),
         (f'[[service]]\nname = "{"a" * 256}"\nsrv = "a"', ["has no name of 1 to 255 bytes"]),
         (
@@ -213,7 +221,7 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
             ["'a': servers: 10.0.0.1:80 is listed twice", "keep one entry"],
         ),
         ('[[service]]\nname = "a"\nservers = [["10.0.0.1:80"]]', ["'a': servers: address = ['10.0.0.1:80']"]),
-        ('[[service]]\nname = "a"\nservers = ["db:80"]', ["'a': servers: 'db:80' is a host name", "use `srv`"]),
+        ('[[service]]\nname = "a"\nservers = ["db:80"]', ["'a': servers: 'db:80' is a host name", "use `dns`"]),
         (
             '[[service]]\nname = "a"\nservers = ["redis-1.example.com"]',
             ["'redis-1.example.com' is a host name; give an IP address"],
@@ -236,6 +244,10 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         (
             '[[service]]\nname = "a"\nservers = []\n[[service]]\nname = "a"\nservers = []',
             ["[[service]] 'a' (table 2)", "[[service]] 'a' (table 1) already follows static:a"],
+        ),
+        (
+            'dns = "a.x:80=10.64.0.1"\n[[service]]\nname = "b"\ndns = "a.x:080"',
+            ["[[service]] 'b' (table 1)", "dns = 'a.x:80=10.64.0.1' already follows dns:a.x:80"],
         ),
         (
             'srv = "_a._tcp.x=10.64.0.1"\n[[service]]\nname = "b"\nsrv = "_a._tcp.x"',

@@ -26,12 +26,13 @@ from clb_discovery.sources.consul.environment import OPTIONS as CONSUL_OPTIONS
 
 _KEYS: Final = sorted(KEYS.keys() - {"service"})
 _SERVICE_KEYS: Final = (
-    "name", "consul", "srv", "servers", "vip", "filter", "tags", "algorithm", "max-removal", "hold", "eject-after",
-    "eject-time", "eject-max", "silent-after", "connect-timeout", "dead-after", "suspicion", "address", "weight",
+    "name", "consul", "srv", "dns", "servers", "vip", "filter", "tags", "algorithm", "max-removal", "hold",
+    "eject-after", "eject-time", "eject-max", "silent-after", "connect-timeout", "dead-after", "suspicion", "address",
+    "weight",
 )  # fmt: skip
 _TEXTS: Final = (
     "10.64.0.1:80", "[fd00::1]:80", "10.64.0.1,10.64.0.2", "10.0.0.0/8", "redis", "_a._udp.x", "redis=10.64.0.1:6379",
-    "_a._tcp.x=[fd00::1]", "30s", "0.5", "round-robin", "127.0.0.1:53", "auto", "none", "info", "off", "",
+    "a.x:80", "_a._tcp.x=[fd00::1]", "30s", "0.5", "round-robin", "127.0.0.1:53", "auto", "none", "info", "off", "",
 )  # fmt: skip
 _SCALARS: Final = (
     st.sampled_from(_TEXTS)
@@ -163,10 +164,10 @@ def test_options_are_frozen() -> None:
         read().hold = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("option", ["--service", "--srv"])
+@pytest.mark.parametrize("option", ["--service", "--srv", "--dns"])
 def test_name_that_is_given_twice_adds_up_its_vips(option: str) -> None:
     """VIPs of one name add up in order, each once. Automatic ones are added if the name is also given without a VIP."""
-    name = {"--service": "redis", "--srv": "_redis._tcp.x"}[option]
+    name = {"--service": "redis", "--srv": "_redis._tcp.x", "--dns": "redis.x:6379"}[option]
 
     def services(*assignments: str) -> list[tuple[str, tuple[str, ...], bool]]:
         given = [word for one in assignments for word in (option, f"{name}{one}")]

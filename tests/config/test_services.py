@@ -85,6 +85,7 @@ def test_every_key_of_a_service_counts(tmp_path: Path) -> None:
         (["--consul", "--service", "a=10.64.0.1"], {"consul:a"}),
         (["--consul", "--catalog", "--service", "a=10.64.0.1"], {CATALOG, "consul:a"}),
         (["--srv", "_a._tcp.x=10.64.0.1"], {"srv:_a._tcp.x"}),
+        (["--dns", "a.x:80=10.64.0.1"], {"dns:a.x:80"}),
     ],
 )
 def test_catalog_mode_is_consul_without_a_service(arguments: list[str], sources: set[str]) -> None:

@@ -29,6 +29,7 @@ RESTART: Final = {
 """Options that need a restart, each with a value that is not the default."""
 SETTINGS: Final = {
     "srv": '["_new._tcp.example"]',
+    "dns": '["new.example:80"]',
     "catalog": "true",
     "max-services": "10",
     "filter": """\'Service.Meta.version == "2"\'""",

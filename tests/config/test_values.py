@@ -195,6 +195,44 @@ def test_srv_name_says_service_and_protocol(record: str, protocol: Protocol, ser
 
 
 @pytest.mark.parametrize(
+    ("text", "name", "source"),
+    [
+        ("db.example.com:5432", "db", "dns:db.example.com:5432"),
+        ("db.example.com.:05432", "db", "dns:db.example.com.:5432"),
+        ("web:80", "web", "dns:web:80"),
+        ("bücher.example:65535", "bücher", "dns:bücher.example:65535"),
+        ("10.0.0.1:80", "10", "dns:10.0.0.1:80"),
+        ("[fd00::1]:80", "[fd00::1]", "dns:[fd00::1]:80"),
+    ],
+)
+def test_dns_name_says_service_and_source(text: str, name: str, source: str) -> None:
+    """The first label is the service; the source, which refuses addresses and bad names, keeps name and port."""
+    assert values.dns_source(text) == (name, source)
+    assert values.dns_entry(f"{text}=10.64.0.1:80").service.vips == (text_forms.parse_vip("10.64.0.1:80"),)
+    assert values.dns_entry(text).service.automatic is TCP
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("db", "'db' has no port for the servers"),
+        (":80", "':80' has no port for the servers"),
+        ("db:", "'db:' has a port that is not 1 to 65535"),
+        ("db:0", "has a port that is not 1 to 65535"),
+        ("db:65536", "has a port that is not 1 to 65535"),
+        ("db:postgresql", "has a port that is not 1 to 65535"),
+        ("db:٣", "has a port that is not 1 to 65535"),
+        ("db:-1", "has a port that is not 1 to 65535"),
+    ],
+)
+def test_dns_name_without_a_port_is_refused(text: str, words: str) -> None:
+    """The message has the form; there is no default port, because the VIP may have none."""
+    with pytest.raises(ValueError, match=words) as error:
+        values.dns_entry(f"{text}=10.64.0.1:80")
+    assert "write NAME:PORT, such as db.example.com:5432" in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"),
     [("30s", 30), ("1.5m", 90), ("200ms", 0.2), ("1h", 3600), ("7", 7), ("0", 0), ("0s", 0), ("0.5", 0.5)],
 )

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.answer import Answer
-from clb_discovery.model.servers import Endpoint, RealServer, Unread, pools
+from clb_discovery.model.servers import ALL_MEMBERS, Endpoint, RealServer, Unread, pools
 from clb_discovery.model.service import RemovalPolicy
 from clb_discovery.state.guard import Guarded, admit, confirmed, seed
 
@@ -34,7 +34,7 @@ IDENTITY: Final = st.sampled_from(["a", "b", "c"])
 ENDPOINT: Final = SERVER.map(lambda server: (server.address, server.port))
 UNREAD: Final = st.builds(
     Unread,
-    IDENTITY,
+    IDENTITY | st.just(ALL_MEMBERS),
     st.none() | st.sampled_from([80, 81]),
     st.none() | st.sampled_from([0, 7]),
     st.none() | st.sampled_from([1, 9]),
@@ -142,7 +142,7 @@ class Answers(RuleBasedStateMachine):
             endpoint
             for endpoint in was - named - set(answer.out)
             for one in answer.unread
-            if identities.get(endpoint) == one.identity
+            if one.identity in {ALL_MEMBERS, identities.get(endpoint)}
             and one.port in {None, endpoint[1]}
             and one.is_ipv4 in {None, is_ipv4(endpoint[0])}
         }
@@ -488,6 +488,17 @@ def test_nobody_goes_while_the_only_members_cannot_be_read() -> None:
     assert good(admit(state, answer("9=x", unread=[Unread("y")]), DEFAULT, 90)) == ["9:80"]
     out = admit(state, answer(out=["1"], unread=[Unread("x")]), DEFAULT, 90)
     assert good(out) == ["2:80", "3:80", "4:80"]  # its hold was over
+
+
+def test_no_clock_starts_while_nothing_can_be_read() -> None:
+    """However long that lasts, a first answer that lacks most members is held as any other."""
+    state = known("1", "2=b", "3", "4")
+    for now in (1, 40, 80):
+        state = admit(state, answer(unread=[Unread(ALL_MEMBERS, 80, is_ipv4=True)]), DEFAULT, now)
+        assert (len(good(state)), state.held) == (4, False)
+    after = admit(state, answer("1"), DEFAULT, 90)
+    assert (len(good(after)), after.held) == (4, True)
+    assert good(admit(after, answer("1"), DEFAULT, 120)) == ["1:80"]
 
 
 def test_only_the_family_that_cannot_be_read_is_kept() -> None:

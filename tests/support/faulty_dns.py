@@ -14,6 +14,8 @@ import dns.message
 import dns.rcode
 import dns.rrset
 
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import RealServer
 from tests.support.fake_dns import FakeDns
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
@@ -40,6 +42,9 @@ class Fault(Enum):
     NODATA = "the name has no such records"
 
 
+HOST: Final = "db.example"
+PORT: Final = 8000
+
 LIES: Final = frozenset({Fault.NXDOMAIN, Fault.NODATA})
 """Faults that a source cannot detect."""
 SLOW: Final = frozenset({Fault.SILENT, Fault.WRONG_ID, Fault.HALF, Fault.GARBAGE})
@@ -63,30 +68,30 @@ class FaultyDns(FakeDns):
     def __init__(self, knot: KnotServer) -> None:
         """Take a server with the zones example and other."""
         super().__init__()
-        self._knot = knot
-        self._numbers: frozenset[int] = frozenset()
-        self._faults: Mapping[object, Fault] = {}
+        self.knot = knot
+        self.numbers: frozenset[int] = frozenset()
+        self.faults: Mapping[object, Fault] = {}
 
     async def publish(self, numbers: frozenset[int]) -> None:
         """Write SRV records for exactly these, all at once."""
         servers = [(number, real_server(number)) for number in sorted(numbers)]
         records = [f"_web._tcp SRV 0 {one.weight} {one.port} s{number}.other." for number, one in servers]
-        await asyncio.to_thread(self._knot.write, "\n".join(records))
-        self._numbers = numbers
+        await asyncio.to_thread(self.knot.write, "\n".join(records))
+        self.numbers = numbers
 
     def inject(self, faults: object) -> None:
         """Misbehave in this way from now on."""
         assert faults is None or isinstance(faults, Mapping)
-        self._faults = faults or {}
+        self.faults = faults or {}
 
     def says(self, good: Servers = frozenset()) -> Servers | None:
         """Return the result that a source should have: a target that fails keeps its addresses, and others count."""
         believed = {None, Fault.TRUNCATED, *LIES}
-        if self._faults.get(NAME) in LIES:
+        if self.faults.get(NAME) in LIES:
             return frozenset()
-        if self._faults.get(NAME) not in believed:
+        if self.faults.get(NAME) not in believed:
             return None
-        faults = {real_server(number): self._faults.get(number) for number in self._numbers}
+        faults = {real_server(number): self.faults.get(number) for number in self.numbers}
         usable = {server for server, fault in faults.items() if fault in believed - LIES}
         unread = {server for server, fault in faults.items() if fault not in believed}
         return frozenset(usable | (unread & good)) if usable or not unread else None
@@ -99,10 +104,15 @@ class FaultyDns(FakeDns):
         question = dns.message.from_wire(wire).question[0]
         owner = question.name.canonicalize().to_text().removesuffix(".")
         self.asked.append((owner, question.rdtype.name, protocol))
-        fault = self._faults.get(NAME if owner == NAME else int(owner[1 : owner.index(".")]))
+        fault = self.fault_of(owner, question.rdtype.name)
         if fault is None:
             return self._ask(wire, protocol)
         return self._misbehave(wire, protocol, fault)
+
+    def fault_of(self, owner: str, kind: str) -> Fault | None:
+        """Return the fault of a query for a name without the dot at its end, and a type."""
+        del kind
+        return self.faults.get(NAME if owner == NAME else int(owner[1 : owner.index(".")]))
 
     def _misbehave(self, wire: bytes, protocol: str, fault: Fault) -> bytes | None:
         if fault is Fault.SILENT:
@@ -130,7 +140,7 @@ class FaultyDns(FakeDns):
 
     def _ask(self, wire: bytes, protocol: str) -> bytes:
         """Query the real server, which is close enough to wait for."""
-        where = ("127.0.0.1", self._knot.port)
+        where = ("127.0.0.1", self.knot.port)
         if protocol == "udp":
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 sock.settimeout(patient(5))
@@ -142,3 +152,29 @@ class FaultyDns(FakeDns):
             stream.flush()
             (size,) = struct.unpack("!H", stream.read(2))
             return stream.read(size)
+
+
+class FaultyName(FaultyDns):
+    """The IPv4 addresses of one name of a server, likewise. `inject` takes the fault of each type, A and AAAA."""
+
+    async def publish(self, numbers: frozenset[int]) -> None:
+        """Write A records for exactly these, in another order each time, all at once."""
+        records = {f"db A 10.0.0.{number}" for number in numbers}
+        await asyncio.to_thread(self.knot.write, "\n".join(records))
+        self.numbers = numbers
+
+    def says(self, good: Servers = frozenset()) -> Servers | None:
+        """Return the result that a source should have: without addresses, each query has to be answered."""
+        del good
+        believed = {None, Fault.TRUNCATED, *LIES}
+        found, other = (self.faults.get(kind) for kind in ("A", "AAAA"))
+        if found not in believed:
+            return None
+        if found in LIES or not self.numbers:
+            return frozenset() if other in believed else None
+        return frozenset(RealServer(0, parse_address(f"10.0.0.{number}"), PORT, 1) for number in self.numbers)
+
+    def fault_of(self, owner: str, kind: str) -> Fault | None:
+        """Return the fault of a query for the name, by its type."""
+        del owner
+        return self.faults.get(kind)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Final
@@ -33,17 +33,23 @@ STOPS_WITHIN: Final = 5.0
 
 @asynccontextmanager
 async def running_daemon(
-    instance: str, cgroup: Path, source: Source, policy: RemovalPolicy = ANY, state_dir: Path | None = None
+    instance: str,
+    cgroup: Path,
+    source: Source,
+    policy: RemovalPolicy = ANY,
+    state_dir: Path | None = None,
+    *,
+    vips: Sequence[str] = (f"{VIP}:80",),
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Run the daemon in this process, with a fake source; end it with SIGTERM.
+    """Run the daemon in this process, with one source of the test; end it with SIGTERM.
 
     Real servers may be in 10.0.0.0/8, and on the loopback.
     """
-    service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),), policy=policy)
+    service = Service("fake", source.name, tuple(map(parse_vip, vips)), policy=policy)
     options = Options(
         instance=instance,
         cgroup=str(cgroup),
-        real_range=(parse_network("10.0.0.0/8"), parse_network("127.0.0.0/8")),
+        real_range=tuple(map(parse_network, ("10.0.0.0/8", "127.0.0.0/8", "::1/128"))),
         loader=loader_of_tests(),
         state_dir=state_dir,
     )

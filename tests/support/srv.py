@@ -6,7 +6,7 @@ import random
 
 from clb_discovery.model.answer import Answer
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.fake_dns import FakeDns
 
 NAME = "_redis._tcp.example"

@@ -42,6 +42,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_complete.py",
     "test_config.py",
     "test_daemon.py",
+    "test_dns_names.py",
     "test_exhaustion.py",
     "test_foreign_registrations.py",
     "test_handover.py",

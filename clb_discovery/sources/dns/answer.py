@@ -1,4 +1,4 @@
-"""Build an `Answer` from SRV records and the addresses of their targets, and compute the next query. No I/O, no clock.
+"""Build an `Answer` from SRV records and addresses, and compute the next query. No I/O, no clock.
 
 Names are absolute, in lower case and in presentation form (RFC 1035 section 5.1), as `lookup.to_text` writes them. So
 equal names are equal strings, and unusual bytes in a name are already escaped.
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from clb_discovery.errors import SourceError, UnusableError
-from clb_discovery.model.address import Address, is_ipv4, parse_address
+from clb_discovery.model.address import Address, format_address, is_ipv4, parse_address
 from clb_discovery.model.answer import Answer, Refusal
-from clb_discovery.model.servers import MAX_POOL, MAX_PORT, Endpoint, RealServer, Unread
+from clb_discovery.model.servers import ALL_MEMBERS, MAX_POOL, MAX_PORT, Endpoint, RealServer, Unread
 
 NO_SERVICE: Final = "."
 """The target that means "decidedly not available at this domain" (RFC 2782, Target)."""
@@ -24,6 +24,9 @@ JITTER: Final = 0.1
 """The interval is shortened by up to this share, so that many hosts do not query in step."""
 QUESTIONS_PER_SECOND: Final = 200
 """Average limit for one name: a TTL of 0 on hundreds of targets would cost a core here and at the server."""
+
+
+_KEPT: Final = "some addresses cannot be looked up now, so previous ones are kept"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,7 +58,7 @@ class SrvSet:
 
 @dataclass(frozen=True, slots=True)
 class AddressSet:
-    """The addresses of one target in one family; empty if it has none."""
+    """The addresses of one target or other name in one family; empty if it has none."""
 
     addresses: tuple[str, ...]
     """IPv4 or IPv6 literals."""
@@ -63,11 +66,13 @@ class AddressSet:
     """Seconds; the smallest of the addresses and the CNAMEs before them, or of the negative answer (RFC 2308)."""
     asked: float
     """When the query was sent, in seconds of the caller's clock; the TTL counts from here."""
+    note: str | None = None
+    """Why there may be more, if so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """A failed query for the addresses of one target in one family."""
+    """A failed query for the addresses of one target or other name in one family."""
 
     cause: str
     """One clause that includes the fix."""
@@ -124,7 +129,7 @@ def build_answer(
     empty: list[Refusal] = []
     for name in targets(srv):
         sets = addresses[name]
-        literals[name], bad = _parse(name, [one for one in sets if isinstance(one, AddressSet)])
+        literals[name], bad = _parse(f"target {name}", [one for one in sets if isinstance(one, AddressSet)])
         left_out |= dict.fromkeys(bad)
         lacking[name] = [one for one in sets if isinstance(one, Unavailable)]
         if not literals[name] and not lacking[name] and not bad:
@@ -152,7 +157,9 @@ def build_answer(
             kept[one] = cause
         else:
             left_out[
-                Refusal(f"target {one.identity}", f"has no address that can be had now: {_family(one)}: {cause}")
+                Refusal(
+                    f"target {one.identity}", f"has no address that can be had now: {_family(one.is_ipv4)}: {cause}"
+                )
             ] = None
     if not servers and (unread or len(left_out) > len(empty)):
         cause = _first(unread) if unread else str(min(left_out))
@@ -163,6 +170,33 @@ def build_answer(
         unread=tuple(sorted(unread)),
         left_out=tuple(sorted(left_out)),
         note=_note(kept),
+    )
+
+
+def build_addresses(name: str, port: int, sets: Sequence[AddressSet | Unavailable]) -> Answer:
+    """Make a real server of each address of a name: all have the same port, priority 0 and weight 1.
+
+    :param sets: its sets, one per family.
+    :return: the real servers, sorted, so that the order of records in an answer does not matter. A family that cannot
+        be read keeps all of its real servers.
+    :raises SourceError: if there is no address that can be used, and a query failed or an address is unusable.
+    """
+    read = [one for one in sets if isinstance(one, AddressSet)]
+    addresses, bad = _parse(f"name {name}", read)
+    lacking = [one for one in sets if isinstance(one, Unavailable)]
+    causes = [f"{_family(one.is_ipv4)} of {name}: {one.cause}" for one in lacking]
+    if not addresses and causes:
+        raise SourceError(causes[0])
+    if not addresses and bad:
+        raise UnusableError(str(bad[0]))
+    servers = [RealServer(0, address, port, 1) for address in addresses]
+    notes = [one.note for one in read if one.note] + [f"{_KEPT}: {cause}" for cause in causes]
+    return Answer(
+        tuple(sorted(servers)),
+        identities={server.endpoint: format_address(server.address) for server in servers},
+        unread=tuple(Unread(ALL_MEMBERS, port, 0, 1, one.is_ipv4) for one in lacking),
+        left_out=tuple(sorted(bad)),
+        note="; ".join(dict.fromkeys(notes)) or None,
     )
 
 
@@ -189,11 +223,11 @@ def _unusable(record: SrvRecord) -> str | None:
 
 
 def _first(unread: Mapping[Unread, str]) -> str:
-    return next(f"{_family(one)} of {one.identity}: {cause}" for one, cause in unread.items())
+    return next(f"{_family(one.is_ipv4)} of {one.identity}: {cause}" for one, cause in unread.items())
 
 
-def _family(one: Unread) -> str:
-    return "A" if one.is_ipv4 else "AAAA"
+def _family(is_ipv4: bool | None) -> str:
+    return "A" if is_ipv4 else "AAAA"
 
 
 def _note(unread: Mapping[Unread, str]) -> str | None:
@@ -201,7 +235,7 @@ def _note(unread: Mapping[Unread, str]) -> str | None:
         return None
     count = len({one.identity for one in unread})
     others = f" (and {count - 1} more)" if count > 1 else ""
-    return f"some addresses cannot be looked up now, so previous ones are kept: {_first(unread)}{others}"
+    return f"{_KEPT}: {_first(unread)}{others}"
 
 
 def lasts(part: Part, bounds: tuple[float, float], chance: float) -> float:
@@ -254,20 +288,22 @@ def pause(questions: int, bounds: tuple[float, float]) -> float:
     return min(most, max(least, questions / QUESTIONS_PER_SECOND))
 
 
-def _parse(target: str, found: Sequence[AddressSet]) -> tuple[list[Address], list[Refusal]]:
-    """Return the addresses of one target, each once, and reports of unusable ones.
+def _parse(owner: str, found: Sequence[AddressSet]) -> tuple[list[Address], list[Refusal]]:
+    """Return the addresses of one owner, each once, and reports of unusable ones.
 
     An IPv4-mapped AAAA record is unusable: it would add an IPv6 answer to the pool of IPv4 servers.
+
+    :param owner: for the reports: `target redis-1.example.`.
     """
     parsed, bad = [], []
     for text in dict.fromkeys(text for one in found for text in one.addresses):
         try:
             address = parse_address(text)
         except ValueError:
-            bad.append(Refusal(f"target {target}", f"has {text[:80]!a} as address, which is none; correct the zone"))
+            bad.append(Refusal(owner, f"has {text[:80]!a} as address, which is none; correct the zone"))
             continue
         if is_ipv4(address) and ":" in text:
-            bad.append(Refusal(f"target {target}", f"has {text} as AAAA record; publish it as A record"))
+            bad.append(Refusal(owner, f"has {text} as AAAA record; publish it as A record"))
         else:
             parsed.append(address)
     return parsed, bad

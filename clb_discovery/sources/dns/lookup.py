@@ -36,11 +36,17 @@ class LookupFailedError(SourceError):
         :param cause: one clause that includes the fix.
         """
         super().__init__(f"{what}: {cause}")
+        self._what = what
         self.cause = cause
         self.is_silence = is_silence
         """Whether no server answered in time."""
         self.is_servfail = is_servfail
         """Whether the next search domain is tried, as after NXDOMAIN."""
+
+    def explained(self, why: str) -> LookupFailedError:
+        """Return the same error with a reason for the query, as one more clause."""
+        cause = f"{self.cause}; {why}"
+        return LookupFailedError(self._what, cause, is_silence=self.is_silence, is_servfail=self.is_servfail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The cache of target addresses, shared by all services of one sidecar: a server often serves many of them."""
+"""The cache of addresses, shared by all services of one sidecar: a server often serves many of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dns.rdatatype import A, RdataType
 from clb_discovery.sources.dns.answer import AddressSet, Unavailable, is_good
 from clb_discovery.sources.dns.gate import MOST_OF_ZONE, Gate, zone_of
 from clb_discovery.sources.dns.lookup import Lookup, LookupFailedError
+from clb_discovery.sources.dns.whole import Whole
 from clb_discovery.sources.follow import Bugs
 
 PATIENCE: Final = 20.0
@@ -30,12 +31,15 @@ _log = structlog.stdlib.get_logger()
 
 
 class Question(NamedTuple):
-    """One target in one family."""
+    """One target or other name in one family."""
 
     target: str
     """Absolute, as `to_text` writes it."""
     rdtype: RdataType
     """A or AAAA."""
+    is_whole: bool = False
+    """Whether an answer over UDP that may be truncated without a mark is queried again over TCP, as for SRV records:
+    for names whose addresses are a whole pool."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class Addresses:
         self._gate = gate or Gate()
         self._known: dict[Question, AddressSet | Unavailable] = {}
         self._running: dict[Question, _Running] = {}
+        self._wholes: dict[Question, Whole] = {}  # as many as names of the configuration
         self._bugs = Bugs()  # of queries in the background
         self._pruned_from = _PRUNED_FROM
 
@@ -70,13 +75,15 @@ class Addresses:
         known = self._known.get(question)
         return known if isinstance(known, AddressSet) else None
 
-    async def find(
+    async def find(  # noqa: PLR0913 - each is a limit of its own
         self,
         lookup: Lookup,
         questions: Iterable[Question],
         since: float,
         bounds: tuple[float, float],
         patience: float = PATIENCE,
+        *,
+        wait_for_any: bool = False,
     ) -> Mapping[Question, AddressSet | Unavailable]:
         """Return cached addresses, share queries that other services have started, and query the others.
 
@@ -86,6 +93,8 @@ class Addresses:
         :param since: answers to queries from before this time do not count, in seconds of the loop's clock.
         :param bounds: minimum and maximum seconds between queries.
         :param patience: seconds after which a question without an answer is `Unavailable`.
+        :param wait_for_any: wait for queries in the background, too, if no question of this call has addresses,
+            because there is nothing that they could delay.
         """
         found: dict[Question, AddressSet | Unavailable] = {}
         missing: list[Question] = []
@@ -116,7 +125,19 @@ class Addresses:
             self._query_in_background(lookup, question, bounds)
         if missing:
             await self._find_missing(lookup, missing, found, since, bounds, patience)
+        if wait_for_any and not any(isinstance(one, AddressSet) and one.addresses for one in found.values()):
+            found |= await self._find_in_background(found, now, patience)
         return found
+
+    async def _find_in_background(
+        self, questions: Iterable[Question], since: float, patience: float
+    ) -> Mapping[Question, AddressSet | Unavailable]:
+        """Return the results of queries in the background, with those that were sent from `since` on."""
+        questions = tuple(questions)
+        if running := [self._running[question].task for question in questions if question in self._running]:
+            await asyncio.wait(running, timeout=patience)
+        known = {question: self._known[question] for question in questions if question in self._known}
+        return {question: one for question, one in known.items() if one.asked >= since}
 
     async def _find_missing(  # noqa: PLR0913, PLR0917 - one step of `find`
         self,
@@ -191,24 +212,29 @@ class Addresses:
                 mine.asked = asked
             if not self._gate.may_ask(name, asked):
                 return _skipped(name, question.rdtype, asked)
-            known = await self._query(lookup, name, question.rdtype, asked)
+            known = await self._query(lookup, name, question, asked)
         self._keep(question, known, bounds)
         return known
 
     async def _query(
-        self, lookup: Lookup, name: dns.name.Name, rdtype: RdataType, asked: float
+        self, lookup: Lookup, name: dns.name.Name, question: Question, asked: float
     ) -> AddressSet | Unavailable:
+        note = None
         try:
-            answer = await lookup.find(name, rdtype)
+            if question.is_whole:
+                whole = self._wholes.setdefault(question, Whole(name, question.rdtype))
+                answer, note = await whole.find(lookup)
+            else:
+                answer = await lookup.find(name, question.rdtype)
         except LookupFailedError as error:
             if error.is_silence:
                 self._gate.timed_out(name, _now())
             else:
                 self._gate.answered(name)
-            return Unavailable(error.cause, RETRY, asked, error.is_silence, error.is_servfail, rdtype == A)
+            return Unavailable(error.cause, RETRY, asked, error.is_silence, error.is_servfail, question.rdtype == A)
         self._gate.answered(name)
         found = tuple(record.address for record in answer.records or ())
-        return AddressSet(found, answer.ttl if found else answer.ttl or RETRY, asked)
+        return AddressSet(found, answer.ttl if found else answer.ttl or RETRY, asked, note)
 
     def _keep(self, question: Question, known: AddressSet | Unavailable, bounds: tuple[float, float]) -> None:
         """Cache a set, and drop expired sets from time to time."""

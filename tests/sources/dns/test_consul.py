@@ -11,7 +11,7 @@ import pytest
 from clb_discovery.model.address import format_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.consul import ConsulAgent
 
 NAME = "_redis._tcp.service.consul"

@@ -16,7 +16,7 @@ from clb_discovery.sources.dns.gate import SILENT_AFTER, Gate
 from clb_discovery.sources.dns.host_names import HostNames
 from clb_discovery.sources.dns.hosts_table import HostsTable
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.srv import NAME, SOA, SRV, records, source
 
@@ -74,7 +74,7 @@ async def test_each_round_logs_when_the_next_query_is() -> None:
     assert line == {
         "source": SOURCE,
         "servers": 1,
-        "srv_ttl": 3600,
+        "ttl": 60,
         "clamped_ttl": 20.0,
         "min_ttl": 5.0,
         "max_ttl": 20.0,

@@ -1,4 +1,4 @@
-"""The SRV source with a real authoritative server, whose zone is edited while it runs."""
+"""The sources of DNS with a real authoritative server, whose zone is edited while it runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 
 from clb_discovery.errors import SourceError
 from clb_discovery.model.answer import Answer
+from clb_discovery.sources.dns.addresses import AddressSource
+from clb_discovery.sources.dns.answer import JITTER
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.knot import KnotServer
 
 BOTH = "a A 10.0.0.1\na AAAA fd00::1\nb A 10.0.0.2\n"
@@ -180,3 +182,97 @@ async def test_stopped_server_is_a_failure_and_restart_recovers(knot: KnotServer
 
     assert before == after
     assert len(after.servers) == 2
+
+
+def host(knot: KnotServer, name: str = "db.example") -> AddressSource:
+    """Build the source of a plain name that gives up early."""
+    return AddressSource(name, 5432, Resolvers([knot.address], lifetime=0.5), min_ttl=0.05)
+
+
+def addresses(answer: Answer) -> list[str]:
+    """Return the real servers as text."""
+    return [str(server) for server in answer.servers]
+
+
+async def test_plain_name_has_both_families_in_one_order(knot: KnotServer) -> None:
+    """Its A and AAAA records are real servers, sorted, and a live edit is in the next answer."""
+    knot.write("db A 10.0.0.2\ndb A 10.0.0.1\ndb AAAA fd00::1")
+    one = host(knot)
+    before = await one.next()
+    knot.write("db A 10.0.0.1\ndb A 10.0.0.3\ndb AAAA fd00::1")
+
+    after = await one.next()
+
+    assert addresses(before) == ["10.0.0.1:5432", "10.0.0.2:5432", "[fd00::1]:5432"]
+    assert addresses(after) == ["10.0.0.1:5432", "10.0.0.3:5432", "[fd00::1]:5432"]
+
+
+async def test_plain_name_behind_cnames(knot: KnotServer) -> None:
+    """CNAMEs within the zone and into another are followed; the smallest TTL of the chain is that of the answer."""
+    knot.write("db 60 CNAME near\nnear 60 CNAME far.other.", negative_ttl=60)
+    knot.write("far 5 CNAME last\nlast 60 A 10.0.0.9\nlast 60 AAAA fd00::9", "other")
+    one = host(knot)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+
+    answer = await one.next()
+
+    assert addresses(answer) == ["10.0.0.9:5432", "[fd00::9]:5432"]
+    assert one.due is not None
+    assert began + 5 * (1 - JITTER) <= one.due <= clock() + 5
+
+
+async def test_failover_of_a_database_is_seen_by_its_ttl(knot: KnotServer) -> None:
+    """As RDS does it: the CNAME of the endpoint has a TTL of 5 s, and leads to another host from one moment on."""
+    hosts = "host-a A 10.0.0.1\nhost-b A 10.0.0.2\n"
+    knot.write(f"db 5 CNAME host-a\n{hosts}", ttl=5, negative_ttl=60)
+    one = host(knot)
+    first = await one.next()
+    knot.write(f"db 5 CNAME host-b\n{hosts}", ttl=5, negative_ttl=60)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+
+    second = await one.next()
+
+    assert addresses(first) == ["10.0.0.1:5432"]
+    assert addresses(second) == ["10.0.0.2:5432"]
+    assert clock() - began < 6
+
+
+@pytest.mark.parametrize("zone", ["", "db TXT nothing", "db CNAME gone"])
+async def test_plain_name_without_addresses(knot: KnotServer, zone: str) -> None:
+    """NXDOMAIN, NODATA and a CNAME to a name that does not exist are valid empty answers."""
+    knot.write(zone)
+
+    assert await host(knot).next() == Answer(())
+
+
+async def test_plain_name_with_200_addresses(knot: KnotServer) -> None:
+    """They do not fit into a datagram, so they come over TCP, all of them, every time."""
+    knot.write("\n".join(f"db A 10.0.1.{i}\ndb AAAA fd00::1:{i:x}" for i in range(200)))
+    one = host(knot)
+
+    answers = [await one.next() for _ in range(2)]
+
+    assert len(answers[0].servers) == 400
+    assert answers[0] == answers[1]
+
+
+async def test_plain_name_in_no_zone_is_a_failure(knot: KnotServer) -> None:
+    """REFUSED is no empty answer."""
+    with pytest.raises(SourceError, match=r"A of db\.elsewhere\.: REFUSED from 127"):
+        await host(knot, "db.elsewhere").next()
+
+
+async def test_plain_name_recovers_after_an_outage(knot: KnotServer) -> None:
+    """While the server is down every answer is a failure; when it is back the next answer is complete."""
+    knot.write("db A 10.0.0.1\ndb AAAA fd00::1")
+    one = host(knot)
+    before = await one.next()
+    knot.stop()
+    for _ in range(2):
+        with pytest.raises(SourceError, match="from 127"):
+            await one.next()
+    knot.start()
+
+    assert await one.next() == before

@@ -13,7 +13,7 @@ from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.sources.dns.linger import FORGOTTEN, LEAST, MOST, READINGS, Linger
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.srv import NAME, SRV
 

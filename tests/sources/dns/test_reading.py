@@ -23,7 +23,7 @@ from clb_discovery.model.address import format_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.sources.dns.exchange import Servers
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.srv import NAME, SOA, records, shown, source
 from tests.support.srv import SRV as QUESTION

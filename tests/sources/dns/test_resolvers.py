@@ -9,7 +9,7 @@ from dns.nameserver import AddressAndPortNameserver, Do53Nameserver
 
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 
 

@@ -13,7 +13,7 @@ from clb_discovery.model.answer import Answer, Failure, Outcome
 from clb_discovery.model.servers import Unread
 from clb_discovery.sources.dns.lookup import MAX_CNAMES
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import MAX_READS, SrvSource
+from clb_discovery.sources.dns.srv import MAX_READS, SrvSource
 from clb_discovery.sources.follow import follow
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.pace import patient

@@ -10,7 +10,7 @@ import pytest
 
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.dns.resolvers import Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from clb_discovery.sources.dns.target_cache import AT_ONCE
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.knot import KnotServer

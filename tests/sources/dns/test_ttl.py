@@ -9,7 +9,7 @@ import pytest
 
 from clb_discovery.sources.dns.answer import JITTER
 from clb_discovery.sources.dns.resolvers import AT_ONCE, Resolvers
-from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.srv import SOA, SRV, records, shown, source
 
