@@ -67,7 +67,7 @@ class Announcer:
 
     def heard(self, before: ServiceState, now: ServiceState) -> None:
         """Report the change that an outcome of a source made."""
-        source = now.service.source
+        source = now.source
         if now.error:
             self._say(_log.warning, "source fails", now.error, source=source)
         elif self._troubles.pop(f"source fails {source}", None):
@@ -80,10 +80,10 @@ class Announcer:
 
     def _held(self, before: ServiceState, now: ServiceState) -> None:
         """Report which members are held when that begins, and whether each went or came back when it ends."""
-        source, was, absent = now.service.source, before.guarded.absent, now.guarded.absent
+        source, was, absent = now.source, before.guarded.absent, now.guarded.absent
         names = _endpoint_names(absent.keys() - was.keys())
         if names and self._is_new("removal held", source, *names):
-            (removed, of), seconds = now.guarded.withheld, now.service.policy.hold
+            (removed, of), seconds = now.guarded.withheld, now.policy.hold
             _log.warning("removal held", source=source, servers=names, removed=removed, of=of, seconds=seconds)
             self._holds.add(source)
         ended = was.keys() - absent.keys()
@@ -121,7 +121,7 @@ class Announcer:
 
     def restored(self, now: ServiceState) -> None:
         """Report a last known set from the disk, which is served until the source answers."""
-        source, servers = now.service.source, len(now.guarded.good)
+        source, servers = now.source, len(now.guarded.good)
         _log.warning(
             "serving the last known good set", source=source, servers=servers, since=timestamp(now.last_success)
         )

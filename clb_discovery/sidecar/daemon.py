@@ -237,7 +237,7 @@ class Daemon:
             )
             self._pending = bool(found.pending)
             services.apply(known, found.pending)
-            for before, now in services.refuse(found.refused, found.rejected, found.unpublished):
+            for before, now, _ in services.refuse(found.refused, found.rejected, found.unpublished, found.remarks):
                 self._announcer.refused(now.service.name, before.refused, now.refused)
             if complete and not found.pending:
                 self._self_report.last_sync = datetime.now(UTC)
@@ -274,7 +274,8 @@ class Daemon:
         change = self._services.hear(source, outcome, asyncio.get_running_loop().time(), datetime.now(UTC))
         if change is None:
             return
-        self._announcer.heard(change.before, change.now)
+        for one in (change, *change.released):
+            self._announcer.heard(one.before, one.now)
         if source == CATALOG:
             self._announcer.trouble("services not followed", self._services.too_many)
         _log.debug("outcome heard", source=source, counts=change.counts, shows=change.shows)
