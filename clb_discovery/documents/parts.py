@@ -45,6 +45,6 @@ def add_parts(
                 **(parts[place] if place < len(parts) else unknown),
                 "real_servers": sum(own),
                 "tiers": sorted({server.priority for server in compress(pool, own)}),
-                "target_share": sum(compress(target_shares, own)),
+                "target_share": min(1.0, sum(compress(target_shares, own))),
             }
         )

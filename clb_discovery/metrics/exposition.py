@@ -68,6 +68,7 @@ class _Reported(Collector):
         yield _gauge("clb_build_info", "Version of clb-discovery", ("version",), ((__version__,), 1))
         yield from self._sidecar()
         yield from self._sources()
+        yield from self._parts()
         yield from self._maps()
 
     def _sidecar(self) -> Iterator[Metric]:
@@ -104,6 +105,18 @@ class _Reported(Collector):
         for one in following:
             errors.add_metric((one.source,), one.errors)
         yield errors
+
+    def _parts(self) -> Iterator[Metric]:
+        services = {one.service.source: one.service for one in self._report.following if len(one.service.parts) > 1}
+        found = []
+        for vip, published in self._report.datapath.installed.virtual.items() if services else ():
+            service = services.get(published.label.source) if published.label else None
+            if service:
+                labels = service.name, format_endpoint(vip.address, vip.port), vip.protocol.name.lower()
+                counts = collections.Counter(server.part for server in published.pool or ())
+                found += [((*labels, part.source), counts[place]) for place, part in enumerate(service.parts)]
+        text = "Real servers of a part in the pool, ejected ones among them, if the pool has several parts"
+        yield _gauge("clb_part_servers", text, ("service", "vip", "protocol", "source"), *found)
 
     def _maps(self) -> Iterator[Metric]:
         virtual = self._report.datapath.installed.virtual

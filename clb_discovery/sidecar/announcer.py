@@ -74,6 +74,7 @@ class Announcer:
             _log.info("source answers again", source=source)
         self._held(before, now)
         self._left_out(before, now)
+        self._part(before, now)
         if now.note and now.note != before.note and self._is_new("note", source, now.note):
             _log.warning("answer has a caveat", source=source, note=now.note)
         self.refused(now.service.name, before.refused, now.refused)
@@ -93,6 +94,16 @@ class Announcer:
             _log.info("removal no longer held", source=source, removed=removed_names, back=back_names)
             if not absent:
                 self._holds.remove(source)
+
+    def _part(self, before: ServiceState, now: ServiceState) -> None:
+        """Report that one of several parts of a pool has lost its last real server, or has some again."""
+        service, source, servers = now.service.name, now.source, len(now.guarded.good)
+        if len(now.service.parts) == 1 or not before.known or bool(before.guarded.good) == bool(servers):
+            return
+        if not servers and self._is_new("part has no real servers", source):
+            _log.warning("part has no real servers", service=service, source=source)
+        elif servers and self._is_new("part has real servers again", source):
+            _log.info("part has real servers again", service=service, source=source, servers=servers)
 
     def _left_out(self, before: ServiceState, now: ServiceState) -> None:
         """Report members that cannot be used when they appear: a few, and how many more."""
