@@ -124,7 +124,7 @@ def _part(name: str, table: object, others: Sequence[str]) -> Part:
     source = part.source
     if query:
         source += "?" + "&".join(f"{key}={value}" for key, value in query)
-    if part.servers and source in others:  # a static list has no other name than that of the service
+    if source in others and source.startswith(STATIC):  # a static list has no other name than that of the service
         source += f"#{1 + sum(other.startswith(STATIC) for other in others)}"
     return Part(
         source,
@@ -141,7 +141,7 @@ def _part(name: str, table: object, others: Sequence[str]) -> Part:
 def _refuse_equal(parts: Sequence[Part]) -> None:
     first: dict[object, int] = {}
     for number, part in enumerate(parts, 1):
-        other = first.setdefault(part.servers or part.source, number)
+        other = first.setdefault(part.servers if part.source.startswith(STATIC) else part.source, number)
         if other != number:
             raise ValueError(f"from: parts {other} and {number} are equal; remove one of them")
 

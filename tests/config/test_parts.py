@@ -104,6 +104,8 @@ def test_static_parts_of_one_service_have_names() -> None:
     """They have no name of their own, so they are numbered."""
     found = entry('{ servers = "10.9.0.1:1" }', '{ consul = "redis" }', '{ servers = "10.9.0.2:1", priority = 1 }')
     assert [part.source for part in found.parts] == ["static:redis", "consul:redis", "static:redis#2"]
+    empty = entry('{ servers = "10.9.0.1:1" }', "{ servers = [] }")
+    assert [part.source for part in empty.parts] == ["static:redis", "static:redis#2"]
 
 
 def test_names_of_many_parts_fit_into_the_kernel() -> None:
@@ -135,6 +137,7 @@ A, B = '{ consul = "a" }', '{ consul = "b" }'
         (['{ servers = "10.9.0.1" }'], "", "from, part 1: servers: '10.9.0.1' is not ADDR:PORT"),
         ([A, B, A], "", "from: parts 1 and 3 are equal; remove one of them"),
         ([A, '{ consul = "a", priority = 3 }'], "", "from: parts 1 and 2 are equal"),
+        (["{ servers = [] }", "{ servers = [] }"], "", "from: parts 1 and 2 are equal"),
         (['{ servers = "10.9.0.1:1" }', '{ servers = ["10.9.0.1:1"] }'], "", "from: parts 1 and 2 are equal"),
         (
             [A, '{ consul = "b", share = 3 }'],
