@@ -258,10 +258,11 @@ class Daemon:
         self._service_manager.status(services.summary, ready=self._readiness.is_ready)
 
     def _finish_once(self) -> None:
-        failed = [state for state in self._services if state.error and not state.unusable]
-        if failed:
-            raise SourceError(failed[0].error)
-        if self._self_report.last_sync and not any(state.guarded.held for state in self._services):
+        lost = self._services.lost
+        if lost:
+            raise SourceError(lost[0].error)
+        tried = self._self_report.last_sync and self._services.is_tried
+        if tried and not any(state.guarded.held for state in self._services):
             for state in self._services:
                 if state.unpublished and not state.from_catalog:
                     raise ClbError(f"{state.service.name} is not published: {state.unpublished[0].reason}")

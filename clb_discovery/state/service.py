@@ -201,6 +201,11 @@ class ServiceState:
         return None if self.leaving and not self.guarded.held else self.opt_in
 
     @property
+    def is_tried(self) -> bool:
+        """Whether there is something to serve, or the source has come back with something, be it a failure."""
+        return self.known or self.answered or self.error is not None
+
+    @property
     def useless(self) -> bool:
         """Whether a service of a catalog has answered, but never with a usable answer."""
         return self.answered and not self.known

@@ -257,8 +257,21 @@ class ServiceTable:
 
     @property
     def known(self) -> Mapping[str, LastGood]:
-        """The served set of each source, without the time: the same object for as long as it is equal."""
-        return {source: last_good for source, (_, last_good) in self._entries.items() if last_good}
+        """The served set of each source, without the time: the same object for as long as it is equal.
+
+        Parts of a pool wait for those with a lower priority: a last resort that is there at once, such as a static one,
+        would otherwise have all connects until the first answer.
+        """
+        return {
+            source: last_good
+            for source, (state, last_good) in self._entries.items()
+            if last_good and not (len(state.service.parts) > 1 and self._waits(state))
+        }
+
+    def _waits(self, state: ServiceState) -> bool:
+        """Tell whether a part of lower priority has neither servers nor an outcome yet."""
+        before = (part for part in state.service.parts if part.priority < state.part.priority)
+        return not all(self._entries[part.source].state.is_tried for part in before)
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -311,6 +324,13 @@ class ServiceTable:
     def is_tried(self) -> bool:
         """Whether every source has come back with something since the start, be it a failure."""
         return all(state.answered or state.error is not None for state in self)
+
+    @property
+    def lost(self) -> Sequence[ServiceState]:
+        """The parts that fail, of services without a part that does not; answers that nothing can use do not count."""
+        failing = [state for state in self if state.error is not None and not state.unusable]
+        working = {state.service.source for state in self if state.error is None} if failing else ()
+        return [state for state in failing if state.service.source not in working]
 
     # For people
 

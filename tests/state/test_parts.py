@@ -70,6 +70,31 @@ def test_an_outage_of_one_part_changes_nothing_in_the_others() -> None:
     assert [one["stale"] for one in found.documents] == [False, True, False]
 
 
+def test_a_last_resort_waits_for_the_parts_before_it() -> None:
+    """It is there at once, and has no connects before the others have come back with something, be it a failure."""
+    found = table(c=servers(9))
+    assert found.known == {}
+    found.hear(REMOTE, Answer(servers(5)), 1, AT)
+    assert found.known == {}
+    found.hear(LOCAL, Failure("refused"), 2, AT)
+    assert found.known.keys() == {REMOTE, LAST}
+    assert table(a=servers(1), c=servers(9)).known.keys() == {LOCAL}
+    turned = table(PARTS[::-1], a=servers(9))
+    assert turned.known == {}
+    alike = (Part("consul:a", share=9), Part("static:b", share=1))
+    assert table(alike, b=servers(9)).known.keys() == {"static:b"}
+
+
+def test_a_service_is_lost_if_each_of_its_parts_fails() -> None:
+    """One run of `--once` fails for lost services alone."""
+    found = table(c=servers(9))
+    for source in (LOCAL, REMOTE):
+        found.hear(source, Failure("down"), 1, AT)
+    assert found.lost == []
+    found.hear(LAST, Failure("down"), 1, AT)
+    assert [state.source for state in found.lost] == [LOCAL, REMOTE, LAST]
+
+
 def test_a_removal_is_not_held_while_another_part_can_serve() -> None:
     """The whole part goes with the answer that lacks it; the last part that serves is held as any pool is."""
     found = table(a=servers(1, 2, 3), b=servers(5, 6))
@@ -120,6 +145,8 @@ def test_a_part_that_nothing_can_use_cannot_serve() -> None:
 def test_a_static_part_is_the_operators_own() -> None:
     """A shorter list counts at once after a reload, also where no other part can serve."""
     found = table(c=servers(7, 8, 9))
+    for source in (LOCAL, REMOTE):
+        found.hear(source, Failure("down"), 1, AT)
     found.hear(LAST, Answer(servers(9)), 1, AT)
     assert hosts(found, LAST) == ["10.0.0.9"]
 
@@ -208,6 +235,8 @@ def test_no_schedule_of_faults_empties_a_pool_before_it_is_confirmed(events: lis
     """A member counts if its part's last answer has it. If no part has any, some stay until a hold has run."""
     parts = (Part("consul:a"), Part("consul:b", priority=1), Part("srv:c", priority=1))
     found, now = ServiceTable([service(parts)]), 0.0
+    for part in parts:
+        found.hear(part.source, Failure("not up yet"), 0, AT)
     named: dict[int, Pool] = {}
     empty_since: float | None = None
     for place, outcome, pause in events:
