@@ -71,6 +71,8 @@ class ServiceTable:
         self._late: set[str] = set()
         """Services that a catalog has listed since its first answer. Nothing is installed for them, and nothing waits
         for their answers: otherwise a client that registers one after the other would keep all others waiting."""
+        self._begun: set[str] = set()
+        """Sources whose servers have been published, or were at the start."""
         self._summary: str | None = None
         for state in initial_states(services):
             self._put(state)
@@ -185,6 +187,7 @@ class ServiceTable:
             kept[source] = replace(before[source], service=state.service)
         self._late = {source for source in self._late & kept.keys() if kept[source].from_catalog}
         self._entries = {}
+        self._begun &= kept.keys()
         for source, state in kept.items():
             if source in entries:
                 self._entries[source] = entries[source]
@@ -215,6 +218,8 @@ class ServiceTable:
         for source in sources:
             state, last = self._entries[source].state, stored.get(source)
             identities = last.identities if last else {}
+            if source in installed or last:
+                self._begun.add(source)
             if source in installed:
                 self._put(state.seeded(installed[source], last.answered if last else None, identities))
             elif last:
@@ -265,11 +270,13 @@ class ServiceTable:
         return {
             source: last_good
             for source, (state, last_good) in self._entries.items()
-            if last_good and not (len(state.service.parts) > 1 and self._waits(state))
+            if last_good and not self._waits(state)
         }
 
     def _waits(self, state: ServiceState) -> bool:
-        """Tell whether a part of lower priority has neither servers nor an outcome yet."""
+        """Tell whether a part that was never published follows one that has neither servers nor an outcome yet."""
+        if len(state.service.parts) == 1 or state.source in self._begun:
+            return False
         before = (part for part in state.service.parts if part.priority < state.part.priority)
         return not all(self._entries[part.source].state.is_tried for part in before)
 
@@ -287,6 +294,7 @@ class ServiceTable:
         waiting = {state.source for state in self if state.service.source in pending} if pending else set()
         before = {source: self.applied[source] for source in waiting & self.applied.keys()}
         self.applied = {source: last for source, last in known.items() if source not in waiting} | before
+        self._begun.update(self.applied)
 
     @property
     def last_good(self) -> Mapping[str, LastGood]:
@@ -313,7 +321,7 @@ class ServiceTable:
     @property
     def is_complete(self) -> bool:
         """Whether every service has had an answer since the start, so that a virtual server without one can go."""
-        return self._all(lambda state: state.answered)
+        return self._all(lambda state: state.answered and not self._waits(state))
 
     def _all(self, holds: Callable[[ServiceState], bool]) -> bool:
         """Tell whether something holds for a part of each service, except those that a catalog has listed lately."""

@@ -85,6 +85,22 @@ def test_a_last_resort_waits_for_the_parts_before_it() -> None:
     assert table(alike, b=servers(9)).known.keys() == {"static:b"}
 
 
+def test_what_is_published_waits_for_nothing() -> None:
+    """A reload puts a part before others, or a start finds servers of a later part alone: these stay in the pool."""
+    found = table(PARTS[1:], a=servers(5), b=servers(9))
+    found.apply(found.known, ())
+    found.adopt([service()])
+    assert (set(found.known), found.is_complete) == ({REMOTE, LAST}, True)
+    started = ServiceTable([service()])
+    merged = merge(PARTS, [(), servers(5), servers(9)]).pool
+    started.recall(started.sources, installed(merged, service().source), {})
+    assert started.known.keys() == {REMOTE, LAST}
+    assert not started.is_complete
+    started.hear(REMOTE, Answer(servers(5, 6)), 1, AT)
+    assert (set(started.known), started.is_complete) == ({REMOTE, LAST}, True)
+    assert (table(c=servers(9)).is_complete, table(a=servers(1)).is_complete) == (False, True)
+
+
 def test_a_service_is_lost_if_each_of_its_parts_fails() -> None:
     """One run of `--once` fails for lost services alone."""
     found = table(c=servers(9))
