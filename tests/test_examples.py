@@ -41,7 +41,7 @@ def test_example_is_taken(example: Path) -> None:
 def test_example_limits_what_discovery_may_return(example: Path) -> None:
     """Each file that follows discovery, or has loopback servers, names the networks of its servers."""
     options = options_of(example)
-    assert options.real_range or all(entry.service.servers for entry in options.entries)
+    assert options.real_range or all(part.servers for entry in options.entries for part in entry.service.parts)
 
 
 @each_example

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Final
 
 from clb_discovery.cli.help_texts import EXAMPLES, EXIT_CODES, VALUES
-from clb_discovery.config import file
+from clb_discovery.config import file, parts
 from tests.cli.test_help import HIDDEN
 from tests.support.documents import ROOT
 from tests.test_outside import commands
@@ -67,7 +67,7 @@ def test_values_examples_and_exit_codes_are_those_of_the_help() -> None:
 def test_keys_of_a_configuration_file_are_named() -> None:
     """Each key of a service and of a server is named, and the example is a file that the program reads."""
     text = section("CONFIGURATION FILE")
-    known = {*file._SERVICE, *file._SERVER}  # noqa: SLF001 - the keys are of no use elsewhere
+    known = {*file._SERVICE, *parts._OF_PART, *parts._SERVER}  # noqa: SLF001 - the keys are of no use elsewhere
     assert known <= set(re.findall(r"[a-z-]+", text))
     example = (ROOT / "contrib/man/example.toml").read_text()
     assert example.replace('"', "") in text

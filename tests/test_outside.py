@@ -31,6 +31,7 @@ from clb_discovery.cli.parser import make_parser
 from clb_discovery.documents import instances
 from clb_discovery.documents.causes import Cause
 from clb_discovery.documents.instances import Found
+from clb_discovery.documents.parts import configured
 from clb_discovery.documents.status import Datapath, document
 from clb_discovery.documents.trace import Joiner, Kind, dropped
 from clb_discovery.errors import ClbError, HostError
@@ -44,7 +45,7 @@ from clb_discovery.metrics.report import Report
 from clb_discovery.model.address import format_address, parse_address
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Unpublished, Vip, VirtualServer
-from clb_discovery.model.service import Service
+from clb_discovery.model.service import Part, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
 from clb_discovery.state.service import ServiceState
@@ -53,10 +54,11 @@ from tests.support.contract import assert_is_status
 
 RECORDED: Final = Path(__file__).with_suffix("").with_name("outside.json")
 NOW: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-WEB, MAIL, FOREIGN = (parse_vip(f"10.64.0.{number}:80") for number in (1, 2, 3))
+WEB, MAIL, FOREIGN, DNS = (parse_vip(f"10.64.0.{number}:80") for number in (1, 2, 3, 4))
 ONE, TWO, THREE = (RealServer(0, parse_address("10.0.0.1"), port, 1) for port in (81, 82, 83))
 INFO: Final = Info(LAYOUT, FEATURE_ERRNO, "object", "build", "/sys/fs/cgroup")
 SERVICE: Final = Service("web", "static:web", (WEB,))
+COMPOSED: Final = Service("dns", "pool:srv:a + srv:b", (DNS,), parts=(Part("srv:a", share=3), Part("srv:b", share=1)))
 JSON_TYPES: Final = {str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 CONFIG: Final = """
 [[service]]
@@ -71,6 +73,10 @@ silent-after = "50ms"
 connect-timeout = "2s"
 dead-after = "15s"
 suspicion = false
+[[service]]
+name = "db"
+vip = "10.64.0.5:80"
+from = [{ servers = "10.0.0.1:81", share = 1 }, { servers = "10.0.0.1:82", share = 2 }]
 """
 
 
@@ -131,10 +137,11 @@ def _paths(value: object, path: str) -> Iterator[tuple[str, str]]:
 
 
 def installed() -> Installed:
-    """Return the state of the maps: two virtual servers of ours, and one that another program wrote."""
+    """Return the state of the maps: three virtual servers of ours, and one that another program wrote."""
     virtual = {
         WEB: VirtualServer(WEB, "old", "static:old", Algorithm.RANDOM, (ONE, THREE), PassiveHealth(active=False)),
         MAIL: VirtualServer(MAIL, "mail", "srv:mail", Algorithm.ROUND_ROBIN, (ONE,)),
+        DNS: VirtualServer(DNS, "dns", COMPOSED.source, Algorithm.RANDOM, (ONE, THREE._replace(part=1))),
         FOREIGN: VirtualServer(FOREIGN, "", "", Algorithm.RANDOM, ()),
     }
     found = plan(Installed(), virtual, complete=True).result
@@ -151,11 +158,13 @@ def counted() -> dict[bytes, Server]:
 
 def following() -> list[ServiceState]:
     """Return a source that has never answered, one that is fresh, and one that fails now."""
-    silent, fresh, failing = (replace(SERVICE, source=f"srv:{name}") for name in ("silent", "fresh", "failing"))
+    silent, fresh, failing = (Service("web", f"srv:{name}", (WEB,)) for name in ("silent", "fresh", "failing"))
     return [
         ServiceState(silent),
         ServiceState(fresh, answered=True, known=True, last_success=NOW),
         ServiceState(failing, answered=True, known=True, last_success=NOW, error="SERVFAIL"),
+        ServiceState(COMPOSED),
+        ServiceState(COMPOSED, 1),
     ]
 
 
@@ -176,6 +185,7 @@ def statuses() -> Iterator[dict[str, Any]]:
         "metrics_error": "the port is in use",
         "sources": [one.document for one in following()],
         "unpublished": unpublished(),
+        "parts": {COMPOSED.source: configured(COMPOSED)},
     }
     for datapath, pid, written in (
         (Datapath(INFO, installed(), counted(), None, 0, overlaps), 99, state),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -121,6 +121,9 @@ def _sources(ahead: Outlook) -> Iterator[Finding]:
     """Report, for each source, the servers that would be used and those that would not."""
     used = usage(ahead.publication, ahead.why_empty)
     for source, one in ahead.following.items():
+        if len(one.service.parts) > 1:
+            yield from _part(ahead, source, used)
+            continue
         if one.error is not None:
             yield Finding(source, ahead.failed.get(source) or SourceError(one.error))
         elif source not in ahead.outcomes:  # offline
@@ -137,6 +140,35 @@ def _sources(ahead: Outlook) -> Iterator[Finding]:
         note = ahead.note(source)
         for text in some_of([*([note] if note else []), *left_out], _SHOWN):
             yield Finding(source, None, text, warns=True)
+
+
+def _part(ahead: Outlook, source: str, used: Mapping[str, Usage]) -> Iterator[Finding]:
+    """Report one of several parts of a service; after the last one, the service as a whole.
+
+    A part without real servers is no failure as long as the service has some.
+    """
+    one = ahead.following[source]
+    service, part = one.service, one.part
+    place = f"priority {part.priority}" + ("" if part.share is None else f", share {part.share}")
+    if one.error is not None:
+        yield Finding(source, ahead.failed.get(source) or SourceError(one.error))
+    elif source not in ahead.outcomes:  # offline
+        yield Finding(source, None, "not queried", left_out=True)
+    else:
+        count = len(one.guarded.good)
+        why = ahead.why_empty.get(source)
+        text = f"part of {service.name}, {place}: {count_servers(count)}{f': {why}' if why else ''}"
+        yield Finding(source, None, text, warns=not count)
+    for text in some_of([*filter(None, [ahead.note(source)]), *map(str, ahead.left_out(source))], _SHOWN):
+        yield Finding(source, None, text, warns=True)
+    if one.place < len(service.parts) - 1 or service.source not in used:
+        return
+    whole, remark = used[service.source], ahead.publication.desired.remarks.get(service.source)
+    held = any(part.source in ahead.waiting for part in service.parts)
+    if any(part.source in ahead.outcomes for part in service.parts):
+        yield _use(service, whole, held=held)
+    for text in some_of([*filter(None, [remark]), *whole.left_out, *whole.without_vip], _SHOWN):
+        yield Finding(service.source, None, text, warns=True)
 
 
 def _catalog(ahead: Outlook) -> Finding:

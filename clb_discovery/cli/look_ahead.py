@@ -27,23 +27,30 @@ from clb_discovery.model.service import CATALOG, STATIC, Service
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sources.base import CatalogSource, Explaining, Source
 from clb_discovery.state import catalog
-from clb_discovery.state.service import ServiceState
+from clb_discovery.state.guard import Families
+from clb_discovery.state.service import ServiceState, spare
+from clb_discovery.state.services import initial_states
 
 
 class Outlook(NamedTuple):
     """The state of a sidecar after one answer of each source."""
 
     following: Mapping[str, ServiceState]
-    """By source, including services of a catalog that opt in."""
+    """The parts of all services by source, including services of a catalog that opt in."""
     outcomes: Mapping[str, Outcome]
     """By source, including services of a catalog that do not opt in."""
     failed: Mapping[str, SourceError]
     """The sources that did not answer. Their installed servers stay, as they do while a sidecar runs."""
     waiting: Collection[str]
-    """Sources whose answer removes so much that a sidecar would hold it at first; here it counts at once."""
+    """Sources whose answers remove so much that a sidecar would hold it at first; here it counts at once."""
     why_empty: Mapping[str, str]
     """Why the answer of a source is empty, where discovery knows more."""
     publication: Publication
+
+    @property
+    def lost(self) -> Mapping[str, SourceError]:
+        """The sources that did not answer of services of which no source did."""
+        return _lost(self.following, self.failed)
 
     @property
     def unqueried(self) -> Sequence[str]:
@@ -68,20 +75,32 @@ def look_ahead(
 
     :param offline: query none. The real servers are then those that are installed, and those of static services.
     """
-    following = {service.source: ServiceState(service) for service in services}
+    following = {state.source: state for state in initial_states(services)}
     following |= catalog.restored(services, installed, {}, following, options.max_services)
     queries = _Queries(options, services, installed, following)
     asyncio.run(queries.open_all() if offline else queries.query_all())
     following = queries.following
+    following = {source: one.released(_spare(one, following, options)) for source, one in following.items()}
     failed = {source: queries.failed[source] for source in following if source in queries.failed}
     waiting = frozenset(source for source, one in following.items() if one.guarded.held)
     following = {source: one.confirmed() for source, one in following.items()}
     claims = catalog.claims(following.values())
     known = {source: one.guarded.good for source, one in following.items() if one.known}
     own, ranges = own_servers.virtual_servers(options.instance), (options.vip_range, options.real_range)
-    wanted = Wanted(services, claims, known, own, *ranges, complete=not failed)
+    wanted = Wanted(services, claims, known, own, *ranges, complete=not _lost(following, failed))
     found = publication(installed, wanted)
     return Outlook(following, queries.outcomes, failed, waiting, queries.why_empty, found)
+
+
+def _lost(following: Mapping[str, ServiceState], failed: Mapping[str, SourceError]) -> Mapping[str, SourceError]:
+    answered = {one.service.source for source, one in following.items() if source not in failed}
+    return {source: error for source, error in failed.items() if following[source].service.source not in answered}
+
+
+def _spare(one: ServiceState, following: Mapping[str, ServiceState], options: Options) -> Families:
+    """Return the families in which another part of the same pools can serve."""
+    others = (following[part.source] for part in one.service.parts if part.source != one.source)
+    return spare(others, options.real_range)
 
 
 def read_installed(pins: Pins) -> Installed:
@@ -111,7 +130,7 @@ class _Queries:
         self.why_empty: dict[str, str] = {}
 
     def _seeded(self, one: ServiceState) -> ServiceState:
-        before = self._before.get(one.service.source)
+        before = self._before.get(one.source)
         return one if before is None else one.seeded(before, None, {})
 
     async def open_all(self) -> None:

@@ -15,9 +15,10 @@ from clb_discovery.config.options import Options
 from clb_discovery.config.services import read_services
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.documents.parts import configured
 from clb_discovery.documents.plan import preview
 from clb_discovery.documents.usage import usage
-from clb_discovery.errors import HostError
+from clb_discovery.errors import HostError, SourceError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import names_ahead, real_path
 from clb_discovery.layout.installed import Installed
@@ -47,7 +48,7 @@ def plan_document(options: Options, *, offline: bool) -> dict[str, Any]:
     services = read_services(options)
     installed, unread = _installed(pins, offline=offline)
     ahead = look_ahead(options, services, installed, offline=offline)
-    for error in ahead.failed.values():
+    for error in ahead.lost.values():
         raise error
     found, after = ahead.publication, ahead.publication.plan.result
     files = _names(Instance(pins.instance), options.hosts_file, after)
@@ -59,12 +60,23 @@ def plan_document(options: Options, *, offline: bool) -> dict[str, Any]:
         for item in (*ahead.left_out(source), *one.refused, *found.resolved.refused.get(source, ()))
     ]
     without_vip = {source: one.without_vip for source, one in usage(found).items()}
-    document = preview(installed, after, refused, ahead.waiting, names=files)
+    parts = {service.source: configured(service) for service in found.resolved.services}
+    waiting = {ahead.following[source].service.source for source in ahead.waiting}
+    document = preview(installed, after, refused, waiting, names=files, parts=parts)
     document["notes"] = [
         {"service": one.service.name, "note": note}
         for source, one in ahead.following.items()
-        for note in (ahead.note(source), ahead.why_empty.get(source), *without_vip.get(source, ()))
+        for note in (
+            _failure(source, ahead.failed.get(source)),
+            *(ahead.note(source), ahead.why_empty.get(source)),
+            *without_vip.pop(one.service.source, ()),
+        )
         if note
+    ]
+    document["notes"] += [
+        {"service": service.name, "note": found.desired.remarks[service.source]}
+        for service in found.resolved.services
+        if service.source in found.desired.remarks
     ]
     document["refused"] += [
         {"service": one.service, "server": str(one.vip), "reason": one.reason} for one in found.unpublished
@@ -72,6 +84,11 @@ def plan_document(options: Options, *, offline: bool) -> dict[str, Any]:
     document["unqueried"] = ahead.unqueried
     document["unread"] = unread
     return document
+
+
+def _failure(source: str, error: SourceError | None) -> str | None:
+    """Return the remark for a part whose source did not answer, while others of the same service did."""
+    return f"{source} does not answer, so its real servers stay as they are: {error}" if error else None
 
 
 def _installed(pins: Pins, *, offline: bool) -> tuple[Installed, str | None]:

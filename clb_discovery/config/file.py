@@ -9,23 +9,21 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
-from clb_discovery.config import toml_values, values
+from clb_discovery.config import parts, toml_values
 from clb_discovery.config.options import OPTIONS
 from clb_discovery.config.schema import Option
 from clb_discovery.config.values import Entry, consul_entry, dns_entry, srv_entry
 from clb_discovery.model import text_forms
-from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import MAX_NAME, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer, Vip
-from clb_discovery.model.service import STATIC, Service
+from clb_discovery.model.servers import MAX_NAME, Protocol, Vip
+from clb_discovery.model.service import Service, pool_name
 
 KEYS: Final[Mapping[str, Option]] = {
     **{name: option for name, option in OPTIONS.items() if option.in_file},
     "service": OPTIONS["service"],
 }
 """The options that a file may set. `service` may also hold tables."""
-_SOURCES: Final = ("consul", "srv", "dns", "servers")
 _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     name: OPTIONS[name].parse
     for name in (
@@ -35,12 +33,7 @@ _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     )
 }
 """The options that a service may set for itself, each with the parser of its value."""
-_SELECTION: Final = ("filter", "tags")  # which of Consul's instances a service may select for itself
-_SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS, "suspicion")
-_OF_SOME_SOURCES: Final = {"filter": ("consul",), "tags": ("consul",), "linger": ("srv", "dns")}
-"""The keys of a service that apply to some kinds of sources."""
-_LONGEST_TEXT: Final = 1024
-_SERVER: Final = ("address", "weight", "priority")
+_SERVICE: Final = ("name", *parts.KINDS, "from", "vip", *parts.SELECTION, *_SETTINGS, "suspicion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,53 +114,22 @@ def _entry(table: Mapping[str, object]) -> Entry:
     name = toml_values.text("name", table.get("name", ""))
     if not 1 <= len(name.encode()) <= MAX_NAME or not name.isprintable():
         raise ValueError(f'has no name of 1 to {MAX_NAME} bytes of printable text; add name = "..."')
-    kinds = [kind for kind in _SOURCES if kind in table]
-    if len(kinds) != 1:
-        raise ValueError(f"has {' and '.join(kinds) or 'no source'}; set exactly one of consul, srv, dns or servers")
-    for key, some in _OF_SOME_SOURCES.items():
-        if key in table and kinds[0] not in some:
-            raise ValueError(
-                f"{key} = {toml_values.shown(table[key])}: applies to {' and '.join(some)} only; remove it"
-            )
+    found = parts.read_parts(name, table)
     settings = {
         key.replace("-", "_"): toml_values.parsed(key, parse, _in_words(key, table[key]))
         for key, parse in _SETTINGS.items()
         if key in table
     }
-    settings |= _selection(table)
+    if "from" not in table:
+        settings |= parts.selection(table)
     if "suspicion" in table:
         settings["no_suspicion"] = not toml_values.boolean("suspicion", table["suspicion"])
-    protocol = Protocol.TCP
-    servers: tuple[RealServer, ...] = ()
-    if kinds == ["servers"]:
-        source, servers = STATIC + name, _servers(table["servers"])
-        settings = {"hold": 0.0, **settings}  # a static list is the operator's own, so its removals are not held
-    else:
-        queried = toml_values.text(kinds[0], table[kinds[0]])
-        source = f"{kinds[0]}:{queried}"
-        if kinds == ["srv"]:
-            protocol = values.srv_protocol(queried)
-        elif kinds == ["dns"]:
-            _, source = toml_values.parsed("dns", values.dns_source, queried)
+    protocol = parts.protocol_of(found)
     vips = _vips(table["vip"], protocol) if "vip" in table else ()
-    return Entry(Service(name, source, vips, servers=servers, automatic=None if vips else protocol), settings)
-
-
-def _selection(table: Mapping[str, object]) -> dict[str, Any]:
-    """Read the selection of instances, as values of the options `--filter` and `--tag`."""
-    found: dict[str, Any] = {}
-    if "filter" in table:
-        found["filter"] = _words("filter", table["filter"])
-    if "tags" in table:
-        found["tag"] = tuple(_words("tags", tag) for tag in toml_values.texts("tags", table["tags"]))
-    return found
-
-
-def _words(key: str, value: object) -> str:
-    found = toml_values.text(key, value)
-    if not found or not found.isprintable() or len(found) > _LONGEST_TEXT:
-        raise ValueError(f"{key} = {toml_values.shown(value)}: write 1 to {_LONGEST_TEXT} printable characters")
-    return found
+    if "from" in table:
+        parts.refuse_without_vip(found, vips)
+    service = Service(name, pool_name(found), vips, parts=found, automatic=None if vips else protocol)
+    return Entry(service, settings)
 
 
 def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:
@@ -177,29 +139,6 @@ def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:
         raise ValueError("vip = []: has no VIP; remove it for automatic VIPs")
     vips = (toml_values.parsed("vip", lambda name: text_forms.parse_vip(name, protocol), name) for name in names)
     return tuple(dict.fromkeys(vips))
-
-
-def _servers(value: object) -> tuple[RealServer, ...]:
-    """Read one server or an array of servers; a repeated one counts once."""
-    found: dict[Endpoint, RealServer] = {}
-    for one in value if isinstance(value, list) else [value]:
-        server = _server(one)
-        other = found.setdefault(server.endpoint, server)
-        if other != server:
-            raise ValueError(f"servers: {server} is listed twice with different weights or priorities; keep one entry")
-    return tuple(found.values())
-
-
-def _server(value: object) -> RealServer:
-    table = value if isinstance(value, dict) else {"address": value}
-    try:
-        toml_values.refuse_unknown(table, _SERVER)
-        host, port = values.parse_real_server(toml_values.text("address", table.get("address", "")))
-        weight = toml_values.number(table, "weight", 1, MAX_WEIGHT)
-        priority = toml_values.number(table, "priority", 0, MAX_PRIORITY)
-    except ValueError as error:
-        raise ValueError(f"servers: {error}") from None
-    return RealServer(priority, parse_address(host), port, weight)
 
 
 def _refuse_repeated(typed: Iterable[Entry], tables: Iterable[Entry]) -> None:

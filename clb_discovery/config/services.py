@@ -11,7 +11,7 @@ from clb_discovery.config.values import Entry, consul_entry, dns_entry, srv_entr
 from clb_discovery.errors import UsageError
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Vip
-from clb_discovery.model.service import CATALOG, CONSUL, RemovalPolicy, Service
+from clb_discovery.model.service import CATALOG, CONSUL, STATIC, Part, RemovalPolicy, Service
 from clb_discovery.publication.automatic_vips import with_automatic_vips
 
 
@@ -31,7 +31,9 @@ def read_services(options: Options) -> tuple[Service, ...]:
         typed += [dns_entry(text) for text in options.dns]
     sources = {entry.service.source for entry in typed}
     entries = [*typed, *(entry for entry in options.entries if entry.service.source not in sources)]
-    in_consul = [entry.service.name for entry in entries if entry.service.source.startswith(CONSUL)]
+    in_consul = [
+        entry.service.name for entry in entries if any(part.source.startswith(CONSUL) for part in entry.service.parts)
+    ]
     if in_consul and options.consul is None:
         raise UsageError(f"{in_consul[0]} is a service in Consul; add --consul [URL], or consul = true in the file")
     if options.catalog and options.consul is None:
@@ -67,9 +69,16 @@ def merge_services(services: Iterable[Service], places: Mapping[str, str]) -> tu
         other = merged.get(service.source, service)
         vips = tuple(dict.fromkeys(other.vips + service.vips))
         merged[service.source] = replace(service, vips=vips, automatic=service.automatic or other.automatic)
+    users: dict[str, str] = {}
+    for service in merged.values():
+        for part in service.parts:
+            user = users.setdefault(part.source, service.source)
+            if user != service.source:
+                both = f"{places[user]} and in {places[service.source]}"
+                raise UsageError(f"{part.source} is in {both}; a source can be in one service only")
     by_address = {vip.address: vip for vip in holders}
     for service in merged.values():
-        for server in service.servers:
+        for server in (server for part in service.parts for server in part.servers):
             if server.address in by_address:
                 vip = by_address[server.address]
                 raise UsageError(
@@ -103,10 +112,15 @@ def _completed(entry: Entry, options: Options) -> Service:
         ),
         check=_check(entry, own),
         policy=RemovalPolicy(own.max_removal, own.hold),
-        filter=own.filter,
-        tags=own.tag,
-        linger=own.linger,
+        parts=tuple(_completed_part(part, own, entry) for part in entry.service.parts),
     )
+
+
+def _completed_part(part: Part, own: Options, entry: Entry) -> Part:
+    """Return a part with its settings: its own, else those of its service."""
+    # A static list is the operator's own, so its removals are not held, unless the service says so itself.
+    hold = 0.0 if part.source.startswith(STATIC) and "hold" not in entry.settings else None
+    return replace(part, filter=part.filter or own.filter, tags=part.tags or own.tag, linger=own.linger, hold=hold)
 
 
 def _check(entry: Entry, own: Options) -> Check | None:

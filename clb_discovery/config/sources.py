@@ -15,6 +15,7 @@ from clb_discovery.sources.base import Source
 from clb_discovery.sources.static import StaticSource
 
 if TYPE_CHECKING:
+    from clb_discovery.sources.consul.server import ConsulServer
     from clb_discovery.sources.dns.host_names import HostNames
     from clb_discovery.sources.dns.resolvers import Resolvers
 
@@ -27,8 +28,10 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
 
     :raises UsageError: if a name, an address or a resolver cannot be used.
     """
-    static = (service for service in services if service.source.startswith(STATIC))
-    sources: dict[str, Source] = {one.source: StaticSource(one.source, one.servers) for one in static}
+    parts = [(part, _families(service)) for service in services for part in service.parts]
+    sources: dict[str, Source] = {
+        part.source: StaticSource(part.source, part.servers) for part, _ in parts if part.source.startswith(STATIC)
+    }
 
     @cache
     def resolvers() -> Resolvers:
@@ -44,41 +47,51 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
     if options.resolver:
         resolvers()  # checks the addresses, even if no service needs DNS
     async with AsyncExitStack() as stack:
-        consul = [service for service in services if service.source == CATALOG or service.source.startswith(CONSUL)]
+        consul = [one for one in parts if one[0].source == CATALOG or one[0].source.startswith(CONSUL)]
         if consul:
             from clb_discovery.sources.consul.client import Selection  # noqa: PLC0415
             from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
             from clb_discovery.sources.consul.names import Names  # noqa: PLC0415
+            from clb_discovery.sources.consul.server import LOCAL, REMOTE  # noqa: PLC0415
             from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource, server_from_environment  # noqa: PLC0415
 
             given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
             url, environment, wait = options.consul or None, options.consul_environment, options.consul_wait
             names = Names(host_names)
-            server = server_from_environment(url, environment, given, options.datacenter, names=names, wait=wait)
-            stack.push_async_callback(server.close)
-            for service in consul:
-                selection = Selection(options.near, service.filter, service.tags, options.tagged_address)
-                sources[service.source] = (
-                    ConsulCatalog(server, selection)
-                    if service.source == CATALOG
-                    else ConsulSource(server, service.source.removeprefix(CONSUL), selection, _families(service))
+
+            @cache
+            def server(datacenter: str | None) -> ConsulServer:
+                """Return the agent for one datacenter, with connections of its own."""
+                chosen, limits = datacenter or options.datacenter, REMOTE if datacenter else LOCAL
+                made = server_from_environment(url, environment, given, chosen, names=names, wait=wait, limits=limits)
+                stack.push_async_callback(made.close)
+                return made
+
+            for part, families in consul:
+                selection = Selection(options.near, part.filter, part.tags, options.tagged_address)
+                agent = server(part.datacenter)
+                sources[part.source] = (
+                    ConsulCatalog(agent, selection)
+                    if part.source == CATALOG
+                    else ConsulSource(agent, part.name, selection, families, part.source)
                 )
-        in_dns = [service for service in services if service.source.startswith((SRV, DNS))]
+        in_dns = [one for one in parts if one[0].source.startswith((SRV, DNS))]
         if in_dns:
             from clb_discovery.sources.dns.addresses import AddressSource  # noqa: PLC0415
             from clb_discovery.sources.dns.source import BOTH  # noqa: PLC0415
             from clb_discovery.sources.dns.srv import SrvSource  # noqa: PLC0415
 
             ttls = options.min_ttl, options.max_ttl
-            for service in in_dns:
-                families, linger = _families(service) or BOTH, service.linger
-                if service.source.startswith(SRV):
-                    record = service.source.removeprefix(SRV)
-                    sources[service.source] = SrvSource(record, resolvers(), *ttls, families=families, linger=linger)
+            for part, wanted in in_dns:
+                families = wanted or BOTH
+                if part.source.startswith(SRV):
+                    sources[part.source] = SrvSource(
+                        part.name, resolvers(), *ttls, families=families, linger=part.linger
+                    )
                 else:
-                    name, port = parse_name_and_port(service.source.removeprefix(DNS))
-                    sources[service.source] = AddressSource(
-                        name, port, resolvers(), *ttls, families=families, linger=linger
+                    name, port = parse_name_and_port(part.name)
+                    sources[part.source] = AddressSource(
+                        name, port, resolvers(), *ttls, families=families, linger=part.linger
                     )
         yield sources
 

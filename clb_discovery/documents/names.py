@@ -11,6 +11,11 @@ def service_of(server: Mapping[str, Any]) -> str:
     return str(server["service"] or server["address"])
 
 
+def sources_of(one: Mapping[str, Any]) -> list[str]:
+    """Return the names of the sources of a virtual server, or of an unpublished service, as far as they are known."""
+    return [name for name in (one["source"], *(part["source"] for part in one.get("parts", ()))) if name]
+
+
 def endpoint(found: Mapping[str, Any]) -> str:
     """Return the address and port of a virtual or real server; `*` is every port."""
     address = f"[{found['address']}]" if ":" in found["address"] else found["address"]

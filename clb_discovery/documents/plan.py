@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from clb_discovery.documents.parts import NO_PARTS, Parts, add_parts
+from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.address import format_address
 from clb_discovery.model.answer import Refusal
@@ -13,22 +15,24 @@ from clb_discovery.model.servers import RealServer, Vip
 from clb_discovery.publication.changes import Changes, changes, setting_changes
 
 
-def preview(
+def preview(  # noqa: PLR0913 - the parts of the document
     before: Installed,
     after: Installed,
     refused: Iterable[tuple[str, Refusal]],
     waiting: Collection[str],
     *,
     names: Iterable[Mapping[str, Any]] = (),
+    parts: Parts = NO_PARTS,
 ) -> dict[str, Any]:
     """Build the document that `plan --json` prints, from the kernel's maps before and after the plan.
 
     :param refused: each with the name of its service.
-    :param waiting: sources whose removals are held until another answer confirms them.
+    :param waiting: names of pools with removals that are held until another answer confirms them.
     :param names: hosts files that would change, each with the lines that are `added` and `removed`.
+    :param parts: the parts of pools that have several, by the names of the pools, each as `parts.configured`.
     """
     vips = sorted(before.virtual.keys() | after.virtual.keys())
-    found = (_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting) for vip in vips)
+    found = (_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting, parts) for vip in vips)
     return {
         "changes": [change for change in found if change is not None],
         "refused": [{"service": name, "server": str(item.value), "reason": item.reason} for name, item in refused],
@@ -36,7 +40,9 @@ def preview(
     }
 
 
-def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Collection[str]) -> dict[str, Any] | None:
+def _change(
+    vip: Vip, old: Published | None, new: Published | None, waiting: Collection[str], parts: Parts
+) -> dict[str, Any] | None:
     label = there.label if (there := new or old) else None
     source = label.source if label else None
     if is_own(source):
@@ -45,7 +51,7 @@ def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Col
     settings = {name: list(both) for name, both in setting_changes(old, new).items()}
     if old and new and pools == Changes((), (), ()) and not settings and old.pool is not None:
         return None
-    return {
+    document: dict[str, Any] = {
         "action": "change" if old and new else "add" if new else "remove",
         "service": label.service if label else None,
         "source": source,
@@ -58,6 +64,11 @@ def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Col
         "removed": [_server(server) for server in pools.removed],
         "changed": [_server(server) | {"was": _share(was)} for was, server in pools.changed],
     }
+    if new:
+        pool = new.pool or ()
+        shares = target_shares([Member(server.priority, server.weight, ejected=False) for server in pool])
+        add_parts(document, pool, shares, parts.get(source, ()) if source else ())
+    return document
 
 
 def _server(server: RealServer) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from clb_discovery.documents.names import service_of
+from clb_discovery.documents.names import service_of, sources_of
 from clb_discovery.documents.verdict import empty_services, problems
 from clb_discovery.text import did_you_mean, some_of
 
@@ -44,8 +44,8 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _names_of(one: Mapping[str, Any]) -> set[str]:
-    """Return the names of the service and the source of a virtual server, or of an unpublished service."""
-    return {name for name in (service_of(one), one["source"]) if name}
+    """Return the names of the service and the sources of a virtual server, or of an unpublished service."""
+    return {service_of(one), *sources_of(one)}
 
 
 def _part(status: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[str, Any]:
@@ -54,6 +54,6 @@ def _part(status: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[s
         part: [one for one in status[part] if any(map(is_wanted, _names_of(one)))]
         for part in ("virtual_servers", "unpublished")
     }
-    of_them = {one["source"] for part in parts.values() for one in part}
+    of_them = {source for part in parts.values() for one in part for source in sources_of(one)}
     sources = [one for one in status["sources"] if one["name"] in of_them or is_wanted(one["name"])]
     return {**status, "sources": sources, **parts, "empty_services": empty_services(parts["virtual_servers"])}

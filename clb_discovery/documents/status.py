@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.documents.causes import by_cause
 from clb_discovery.documents.checks import add_checks
+from clb_discovery.documents.parts import NO_PARTS, Parts, add_parts
 from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.documents.verdict import empty_services
 from clb_discovery.layout import elements
@@ -64,12 +65,13 @@ def document(  # noqa: PLR0913 - the parts of the document
 
     :param pid: process id of the running sidecar, or None.
     :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `metrics_error`,
-        `sources`, `unpublished` and `checks`.
+        `sources`, `unpublished`, `parts` and `checks`.
     :param listening: the VIPs on which a program of this host listens.
     :param load_error: why the last load failed.
     """
     loaded = datapath if datapath and datapath.info else None
-    virtual = virtual_servers(loaded.installed, loaded.servers, listening, loaded.words) if loaded else []
+    parts = state.get("parts", {})
+    virtual = virtual_servers(loaded.installed, loaded.servers, listening, loaded.words, parts) if loaded else []
     add_checks(virtual, state.get("checks", []) if pid is not None else [])
     return {
         "format": FORMAT,
@@ -111,26 +113,31 @@ def virtual_servers(
     servers: Mapping[bytes, Server],
     listening: Collection[Vip] = (),
     words: Words = NO_WORDS,
+    parts: Parts = NO_PARTS,
 ) -> list[dict[str, Any]]:
     """Build the part of the document with the virtual servers, sorted by VIP, from the counters of real servers.
 
     :param words: what the sidecar says of them.
+    :param parts: the parts of pools that have several, by the names of the pools, each as `parts.configured`.
     """
     return [
-        _virtual_server(vip, published, servers, words) | {"listens_here": vip in listening}
+        _virtual_server(vip, published, servers, words, parts) | {"listens_here": vip in listening}
         for vip, published in sorted(installed.virtual.items())
         if not is_own(published.label.source if published.label else None)
     ]
 
 
-def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Server], words: Words) -> dict[str, Any]:
+def _virtual_server(
+    vip: Vip, published: Published, servers: Mapping[bytes, Server], words: Words, parts: Parts
+) -> dict[str, Any]:
     key, pool, label = elements.pack_vip(vip), published.pool or (), published.label
     packed = [elements.pack_member(key, server) for server in pool]
     found = [_of(servers, member) for member in packed]
     checked = published.health is not None and published.health.checked
     health = [words.health(member, had, checked=checked) for member, had in zip(packed, found, strict=True)]
     members = [Member(one.priority, one.weight, at is not Health.ACTIVE) for one, at in zip(pool, health, strict=True)]
-    return {
+    targets = target_shares(members)
+    document: dict[str, Any] = {
         "service": label.service if label else None,
         "source": label.source if label else None,
         "address": format_address(vip.address),
@@ -141,8 +148,12 @@ def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Serv
         "connects": sum(had.connects for had in found),
         "refused": _of(servers, elements.refusal(key)).connects,
         "needs_outcomes": needs_outcomes(vip, published.health),
-        "real_servers": [_real_server(*one) for one in zip(pool, found, health, target_shares(members), strict=True)],
+        "real_servers": [_real_server(*one) for one in zip(pool, found, health, targets, strict=True)],
     }
+    add_parts(document, pool, targets, parts.get(label.source, ()) if label else ())
+    for real, server in zip(document["real_servers"], pool if "parts" in document else (), strict=False):
+        real["part"] = server.part
+    return document
 
 
 def _of(servers: Mapping[bytes, Server], member: bytes) -> Server:

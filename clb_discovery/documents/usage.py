@@ -28,7 +28,7 @@ class Usage(NamedTuple):
 
 
 def usage(found: Publication, why_empty: Mapping[str, str] = MappingProxyType({})) -> dict[str, Usage]:
-    """Return the usage of each source that has a known answer.
+    """Return the usage of each service with a known answer, by the name of its pools.
 
     :param why_empty: why the answer of a source is empty, where that is known.
     """
@@ -42,15 +42,18 @@ def usage(found: Publication, why_empty: Mapping[str, str] = MappingProxyType({}
     automatic = {claim.service.source for claim in found.wanted.claims if claim.opt_in.automatic}
     used = {}
     for service in found.resolved.services:
-        source, servers = service.source, found.wanted.known.get(service.source)
-        if servers is None:
+        source, sources = service.source, [part.source for part in service.parts]
+        known = [found.wanted.known[one] for one in sources if one in found.wanted.known]
+        if not known:
             continue
         pools = {vip: _size(found, vip, source) for vip in service.vips}
         is_automatic = service.automatic is not None or source in automatic
         needed = [vip for vip in pools if not (is_automatic and vip.port == 0 and vip not in named.get(source, ()))]
         reasons = [f"{vip} is not published: {without_room[vip]}" for vip in pools if vip in without_room]
-        objection = reasons[0] if reasons else _objection(pools, needed, len(servers), why_empty.get(source))
-        used[source] = Usage(pools, objection, tuple(left_out[source]), tuple(_without_vip(service, servers)))
+        why = "; ".join(why_empty[one] for one in sources if one in why_empty) or None
+        objection = reasons[0] if reasons else _objection(pools, needed, sum(map(len, known)), why)
+        unused = [text for one in sources for text in left_out[one]]
+        used[source] = Usage(pools, objection, tuple(unused), tuple(_without_vip(service, known)))
     return used
 
 
@@ -78,12 +81,13 @@ def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int, why:
     return f"no real server at {', '.join(empty)}, so connects are refused; {reason}"
 
 
-def _without_vip(service: Service, servers: Pools) -> Iterator[str]:
+def _without_vip(service: Service, known: Sequence[Pools]) -> Iterator[str]:
     """Yield a remark for the real servers of each family in which the service has no VIP."""
     families = {is_ipv4(vip.address) for vip in service.vips}
-    for version, pool in ((4, servers.ipv4), (6, servers.ipv6)):
-        if pool and families and (version == 4) not in families:
-            yield f"{count_servers(len(pool))} of IPv{version} not used: the service has no IPv{version} VIP; add one"
+    counts = {4: sum(len(servers.ipv4) for servers in known), 6: sum(len(servers.ipv6) for servers in known)}
+    for version, count in counts.items():
+        if count and families and (version == 4) not in families:
+            yield f"{count_servers(count)} of IPv{version} not used: the service has no IPv{version} VIP; add one"
 
 
 def count_servers(servers: int) -> str:

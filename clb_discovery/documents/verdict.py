@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from clb_discovery.documents.names import endpoint, service_of
+from clb_discovery.documents.names import endpoint, service_of, sources_of
 from clb_discovery.hints import load_command, outcomes_command
 from clb_discovery.publication.outcomes import WITHOUT_OUTCOMES
 from clb_discovery.text import some_of
@@ -113,7 +113,7 @@ def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
 
 def _sources(status: Mapping[str, Any]) -> Iterator[Problem]:
     ours = (*status["unpublished"], *status["virtual_servers"])
-    services = {one["source"]: one["service"] for one in ours if one["service"]}
+    services = {source: one["service"] for one in ours if one["service"] for source in sources_of(one)}
     for state, (words, text) in _SOURCE_WORDS.items():
         for source in status["sources"]:
             name = source["name"]

@@ -147,20 +147,26 @@ def service_names(installed: Installed) -> frozenset[str]:
 
 
 def installed_servers(installed: Installed, services: Sequence[Service]) -> dict[str, Pools]:
-    """Return the installed real servers of each source, over all VIPs of its service."""
-    servers: defaultdict[str, list[RealServer]] = defaultdict(list)
+    """Return the installed real servers of each source, over all VIPs of its service.
+
+    If the servers of one part alone fill the pools of a service, nothing is known of its other parts: their servers
+    may be the same.
+    """
+    found: dict[str, Pools] = {}
     for service in services:
-        for vip in service.vips:
-            published = installed.virtual.get(vip)
-            # If another source fed the VIP before, its pool is no answer of this source.
-            if (
-                published
-                and published.pool is not None
-                and published.label
-                and published.label.source == service.source
-            ):
-                servers[service.source] += published.pool
-    return {source: pools(found) for source, found in servers.items()}
+        published = (installed.virtual.get(vip) for vip in service.vips)
+        # If other sources fed the VIP before, its pool is no answer of these sources.
+        own = [
+            one.pool
+            for one in published
+            if one and one.pool is not None and one.label and one.label.source == service.source
+        ]
+        servers = [server for pool in own for server in pool]
+        for place, part in enumerate(service.parts if own else ()):
+            of_part = [server._replace(part=0) if place else server for server in servers if server.part == place]
+            if of_part or not servers:
+                found[part.source] = pools(of_part)
+    return found
 
 
 Rows = Mapping[int, Sequence[Slot]]
@@ -327,7 +333,9 @@ def _pool(found: _Found, servers: Mapping[bytes, int]) -> Pool | None:
     if len(in_order) != published.servers or not found.rows.keys() == set(found.owned) == numbers:
         return None
     decoded = ((slot, *elements.unpack_member(slot.member)) for slot in in_order)
-    pool = tuple(RealServer(slot.priority, address, port, slot.weight) for slot, _, address, port in decoded if port)
+    pool = tuple(
+        RealServer(slot.priority, address, port, slot.weight, slot.part) for slot, _, address, port in decoded if port
+    )
     members = list(pool_members(found.key, pool))
     if servers.keys() != set(members):
         return None

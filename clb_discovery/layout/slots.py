@@ -33,16 +33,17 @@ def pool_slots(pool: Pool, servers: Iterable[tuple[bytes, int]]) -> list[Slot]:
     if not pool:
         return [Slot(refusal, 0, index, keep=1, out_of=1, alias=0, first=0, tier=1, share=1, weight=0, priority=0)]
     slots: list[Slot] = []
-    for rank, (priority, tier) in enumerate(groupby(pool, key=attrgetter("priority"))):
+    for rank, (priority, same) in enumerate(groupby(pool, key=attrgetter("priority"))):
+        tier = tuple(same)
         weights = tuple(server.weight for server in tier)
         table = _known_table(weights)
-        first = len(slots)
-        own = islice(members, first, first + len(weights))
+        out_of, first, size = table.out_of, len(slots), len(tier)
+        own = islice(members, first, first + size)
         # Positional arguments: pools are large, and this takes a third of the time.
         slots += [
-            Slot(member, rank, index, keep, table.out_of, first + alias, first, len(weights), share, weight, priority)
-            for weight, share, (keep, alias), (member, index) in zip(
-                weights, table.shares, table.columns, own, strict=True
+            Slot(member, rank, index, keep, out_of, first + alias, first, size, share, weight, priority, part)
+            for (_, _, _, weight, part), share, (keep, alias), (member, index) in zip(
+                tier, table.shares, table.columns, own, strict=True
             )
         ]
     return slots

@@ -68,6 +68,7 @@ class _Reported(Collector):
         yield _gauge("clb_build_info", "Version of clb-discovery", ("version",), ((__version__,), 1))
         yield from self._sidecar()
         yield from self._sources()
+        yield from self._parts()
         yield from self._maps()
 
     def _sidecar(self) -> Iterator[Metric]:
@@ -83,14 +84,14 @@ class _Reported(Collector):
     def _sources(self) -> Iterator[Metric]:
         following, now, source = self._report.following, time.time(), ("source",)
         for name, text, value in _OF_SOURCES:
-            yield _gauge(name, text, source, *(((one.service.source,), value(one)) for one in following))
+            yield _gauge(name, text, source, *(((one.source,), value(one)) for one in following))
         yield _gauge(
             "clb_source_state",
             "Which state the source is in",
             ("source", "state"),
-            *(((one.service.source, name), one.state == name) for one in following for name in STATES),
+            *(((one.source, name), one.state == name) for one in following for name in STATES),
         )
-        answered = [((one.service.source,), one.last_success.timestamp()) for one in following if one.last_success]
+        answered = [((one.source,), one.last_success.timestamp()) for one in following if one.last_success]
         text = "When the source last answered, in seconds since 1970"
         yield _gauge("clb_source_last_success_seconds", text, source, *answered)
         ages = ((labels, max(0.0, now - moment)) for labels, moment in answered)
@@ -102,8 +103,20 @@ class _Reported(Collector):
         yield _gauge("clb_unpublished", text, ("service",), *(((name,), n) for name, n in unpublished.items()))
         errors = CounterMetricFamily("clb_source_errors", "Failed queries of the source", labels=source)
         for one in following:
-            errors.add_metric((one.service.source,), one.errors)
+            errors.add_metric((one.source,), one.errors)
         yield errors
+
+    def _parts(self) -> Iterator[Metric]:
+        services = {one.service.source: one.service for one in self._report.following if len(one.service.parts) > 1}
+        found = []
+        for vip, published in self._report.datapath.installed.virtual.items() if services else ():
+            service = services.get(published.label.source) if published.label else None
+            if service:
+                labels = service.name, format_endpoint(vip.address, vip.port), vip.protocol.name.lower()
+                counts = collections.Counter(server.part for server in published.pool or ())
+                found += [((*labels, part.source), counts[place]) for place, part in enumerate(service.parts)]
+        text = "Real servers of a part in the pool, ejected ones among them, if the pool has several parts"
+        yield _gauge("clb_part_servers", text, ("service", "vip", "protocol", "source"), *found)
 
     def _maps(self) -> Iterator[Metric]:
         virtual = self._report.datapath.installed.virtual

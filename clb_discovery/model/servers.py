@@ -68,6 +68,8 @@ class RealServer(NamedTuple):
     """1 to 65535."""
     weight: int
     """0 to 65535, relative to the other servers of the tier (RFC 2782)."""
+    part: int = 0
+    """Which part of the pool it comes from: the position in the list of the service, from 0."""
 
     @property
     def endpoint(self) -> Endpoint:

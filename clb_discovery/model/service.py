@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,8 +15,14 @@ SRV: Final = "srv:"
 DNS: Final = "dns:"
 STATIC: Final = "static:"
 """Prefixes of the names of sources."""
+POOL: Final = "pool:"
+"""Prefix of the names of pools with several parts."""
 CATALOG: Final = "catalog:consul"
 """Name of the source that lists the services of Consul that opt in."""
+MAX_PARTS: Final = 64
+"""Most parts of one pool."""
+_LONGEST_NAME: Final = 262  # that of a source with a name of MAX_NAME bytes; the kernel has room for a few more
+_DIGEST: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +36,77 @@ class RemovalPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a pool: one source, and the place of its real servers among those of the other parts."""
+
+    source: str
+    """The name of its source, which no other part of any service has: `consul:redis`, `consul:redis?dc=dc2`."""
+    selected: str | None = None
+    """The name in discovery, if the name of the source has more than the kind and that name."""
+    servers: Pool = ()
+    """The real servers of a static part; empty for a part with a source in discovery."""
+    priority: int = 0
+    """The real servers of a part are used if those of all parts with a lower priority cannot be; 0 to 65535."""
+    share: int | None = None
+    """Weight of the whole part beside other parts of the same priority; None if the real servers' own weights count."""
+    datacenter: str | None = None
+    """The datacenter of Consul; None for that of the options."""
+    filter: str | None = None
+    """Filter expression of Consul over the instances of the service; for parts in Consul only."""
+    tags: tuple[str, ...] = ()
+    """Only instances that have all of these tags are used; for parts in Consul only."""
+    linger: float | None = None
+    """Seconds that records of DNS stay after the last answer with them; None to derive it from the answers."""
+    hold: float | None = None
+    """Seconds that its absent members stay at least; None for those of the service's policy."""
+
+    @property
+    def name(self) -> str:
+        """The name in discovery: `redis`, `_redis._tcp.example`."""
+        return self.source.partition(":")[2] if self.selected is None else self.selected
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
-    """One configured service: a name in discovery, and the virtual servers that it feeds."""
+    """One configured service: the parts of its pools, and the virtual servers that it feeds."""
 
     name: str
     source: str
+    """The name of its pools: that of the source, or one made of the names of all sources."""
     vips: tuple[Vip, ...]
     algorithm: Algorithm = Algorithm.RANDOM
     health: PassiveHealth = PassiveHealth()  # noqa: RUF009 - immutable
     policy: RemovalPolicy = RemovalPolicy()
-    servers: Pool = ()
-    """The real servers of a static service; empty for a service with a source in discovery."""
+    parts: tuple[Part, ...] = ()
+    """Where its real servers come from. By default there is one part, whose source has the name of the pools."""
     automatic: Protocol | None = None
     """Protocol of the automatic VIPs, whose addresses in `--vip-range` follow from the name; None for no such VIPs."""
-    filter: str | None = None
-    """Filter expression of Consul over the instances of the service; for services in Consul only."""
-    tags: tuple[str, ...] = ()
-    """Only instances that have all of these tags are used; for services in Consul only."""
-    linger: float | None = None
-    """Seconds that records of DNS stay after the last answer with them; None to derive it from the answers."""
     check: Check | None = None
     """How its real servers are checked by the sidecar; None if they are not."""
     most: int = MAX_POOL
     """Most real servers in one pool."""
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            object.__setattr__(self, "parts", (Part(self.source),))
+
+    def policy_of(self, part: Part) -> RemovalPolicy:
+        """Return the policy for removals from one of the parts."""
+        return self.policy if part.hold is None else RemovalPolicy(self.policy.max_removal, part.hold)
+
+
+def pool_name(parts: Sequence[Part]) -> str:
+    """Return the name of the pools of these parts; other parts have another one.
+
+    The kernel keeps it, so that a start knows whether the installed pools were put together from the same parts.
+    """
+    if len(parts) == 1 and len(parts[0].source.encode()) <= _LONGEST_NAME:
+        return parts[0].source
+    name = POOL + " + ".join(part.source for part in parts)
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]
+    return f"{name.encode()[: _LONGEST_NAME - _DIGEST - 4].decode(errors='ignore')}… {digest}"
 
 
 def consul_objection(service: str) -> str | None:

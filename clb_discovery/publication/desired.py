@@ -18,9 +18,11 @@ from clb_discovery.model.answer import Refusal
 from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Pool, Pools, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.usable import objection
+from clb_discovery.publication.merge import merge
 
 MAX_REJECTED: Final = 100
-"""Most rejected real servers that are reported for one service."""
+"""Most rejected real servers that are reported for one source."""
+_NONE: Final = Pools()
 
 
 class Basis(NamedTuple):
@@ -32,6 +34,7 @@ class Basis(NamedTuple):
     vips: frozenset[Address]
     """The addresses of all virtual servers."""
     by_source: Mapping[str, Service]
+    """The service of each source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Desired:
     virtual: Mapping[Vip, VirtualServer]
     rejected: Mapping[str, tuple[Refusal, ...]]
     """Real servers that are not used, by the name of their source; only where there are any."""
+    remarks: Mapping[str, str]
+    """How pools differ from the answers of their parts, by the name of the pools; only where they do."""
     basis: Basis = field(compare=False, repr=False)
     rebuilt: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
     """Virtual servers that were not taken from an earlier result."""
@@ -54,9 +59,9 @@ def desired(
 ) -> Desired:
     """Build the virtual servers of all services that are known.
 
-    :param services: no two of one source.
-    :param known: the real servers of each source that the guard lets through, by name. A service whose source is not
-        in it has had no answer yet and is left out.
+    :param services: no two with a source in common.
+    :param known: the real servers of each source that the guard lets through, by name. A source that is not in it has
+        had no answer yet. A service of which no source is in it is left out.
     :param real_ranges: `--real-range`. If not empty, addresses outside are rejected; loopback addresses must be inside
         one in any case.
     :param before: an earlier result. If only the servers of some sources have changed since, all other objects are
@@ -67,13 +72,23 @@ def desired(
         basis = before.basis._replace(known=known)
         changed = _changed(before.basis.known, known)
         if changed is not None:
-            virtual, rejected = _built(basis, changed)
-            kept = {source: refusals for source, refusals in before.rejected.items() if source not in changed}
-            return Desired({**before.virtual, **virtual}, kept | rejected, basis, virtual)
+            rebuilt = {
+                part.source: basis.by_source[part.source]
+                for source in changed
+                if source in basis.by_source
+                for part in basis.by_source[source].parts
+            }
+            found = _built(basis, rebuilt.values())
+            kept = {source: refusals for source, refusals in before.rejected.items() if source not in rebuilt}
+            pools = {service.source for service in rebuilt.values()} if before.remarks else ()
+            remarks = {pool: remark for pool, remark in before.remarks.items() if pool not in pools}
+            virtual = {**before.virtual, **found.virtual}
+            return Desired(virtual, kept | found.rejected, remarks | found.remarks, basis, found.virtual)
     vips = frozenset(vip.address for service in services for vip in service.vips)
-    basis = Basis(services, known, real_ranges, vips, {service.source: service for service in services})
-    virtual, rejected = _built(basis, basis.by_source)
-    return Desired(virtual, rejected, basis, virtual)
+    by_source = {part.source: service for service in services for part in service.parts}
+    basis = Basis(services, known, real_ranges, vips, by_source)
+    found = _built(basis, services)
+    return Desired(found.virtual, found.rejected, found.remarks, basis, found.virtual)
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collection[str] | None:
@@ -85,30 +100,55 @@ def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collect
     return {key for key, found in now.items() if before.get(key) is not found}
 
 
-def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], dict[str, tuple[Refusal, ...]]]:
-    """Return the virtual servers of the services of these sources, and their rejected real servers."""
-    virtual: dict[Vip, VirtualServer] = {}
-    rejected: dict[str, tuple[Refusal, ...]] = {}
-    for service in (basis.by_source[source] for source in sources if source in basis.by_source):
-        if service.source not in basis.known:
+class _Built(NamedTuple):
+    """The virtual servers of some services; the rest as in `Desired`."""
+
+    virtual: dict[Vip, VirtualServer]
+    rejected: dict[str, tuple[Refusal, ...]]
+    remarks: dict[str, str]
+
+
+def _built(basis: Basis, services: Iterable[Service]) -> _Built:
+    """Build the virtual servers of some services; one that is there several times is built once."""
+    built = _Built({}, {}, {})
+    for service in {service.source: service for service in services}.values():
+        if not any(part.source in basis.known for part in service.parts):
             continue
-        known = basis.known[service.source]
-        found = ((server, objection(server.address, basis.vips, basis.real_ranges)) for server in known)
-        refused = [Refusal(server, reason) for server, reason in found if reason]
-        unusable = {one.value for one in refused}
-        pools = {
-            ipv4: tuple(server for server in pool if server not in unusable) if unusable else pool
-            for ipv4, pool in ((True, known.ipv4), (False, known.ipv6))
-        }
+        refused: dict[str, list[Refusal]] = {part.source: [] for part in service.parts}
+        usable = [_usable(basis, part.source, refused[part.source]) for part in service.parts]
+        pools: dict[bool, Pool] = {}
         for ipv4 in {is_ipv4(vip.address) for vip in service.vips}:
-            pools[ipv4], surplus = _bounded(service, pools[ipv4])
-            refused += surplus
-        if refused:
-            rejected[service.source] = tuple(refused[:MAX_REJECTED])
+            merged = merge(service.parts, [pool.ipv4 if ipv4 else pool.ipv6 for pool in usable])
+            pools[ipv4], surplus = _bounded(service, merged.pool)
+            for place, refusal in surplus:
+                refused[service.parts[place].source].append(refusal)
+            if merged.folded:
+                built.remarks[service.source] = _folded(merged.folded)
+        built.rejected.update({source: tuple(own[:MAX_REJECTED]) for source, own in refused.items() if own})
         for vip in service.vips:
             pool = pools[is_ipv4(vip.address)]
-            virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.health)
-    return virtual, rejected
+            built.virtual[vip] = VirtualServer(
+                vip, service.name, service.source, service.algorithm, pool, service.health
+            )
+    return built
+
+
+def _usable(basis: Basis, source: str, refused: list[Refusal]) -> Pools:
+    """Return the real servers of a source that can be used; add the others to the refused ones."""
+    known = basis.known.get(source, _NONE)
+    found = ((server, objection(server.address, basis.vips, basis.real_ranges)) for server in known)
+    refused += [Refusal(server, reason) for server, reason in found if reason]
+    if not refused:
+        return known
+    unusable = {one.value for one in refused}
+    return Pools(*(tuple(one for one in pool if one not in unusable) for pool in (known.ipv4, known.ipv6)))
+
+
+def _folded(servers: int) -> str:
+    return (
+        f"the parts have more than {MAX_TIERS} tiers: {servers} real server{'' if servers == 1 else 's'} of later ones "
+        "are in the last one; use fewer priorities"
+    )
 
 
 def _too_many(service: Service) -> str:
@@ -121,11 +161,14 @@ def _too_many(service: Service) -> str:
     )
 
 
-def _bounded(service: Service, pool: Pool) -> tuple[Pool, Sequence[Refusal]]:
-    """Return the servers within the limits of a pool, lowest priorities first, and the others, each with the reason."""
+def _bounded(service: Service, pool: Pool) -> tuple[Pool, Sequence[tuple[int, Refusal]]]:
+    """Return the servers within the limits of a pool, lowest priorities first, and the others.
+
+    The others come with the position of their part, and with the reason.
+    """
     tiers = sorted({server.priority for server in pool})[:MAX_TIERS]
     end = bisect_right(pool, tiers[-1], key=attrgetter("priority")) if tiers else 0
     kept = min(end, service.most)
     too_low = f"a pool has at most {MAX_TIERS} priorities, and this server has a higher one; use fewer"
-    surplus = [Refusal(server, _too_many(service)) for server in pool[kept:end]]
-    return pool[:kept], [*surplus, *(Refusal(server, too_low) for server in pool[end:])]
+    surplus = [(server.part, Refusal(server, _too_many(service))) for server in pool[kept:end]]
+    return pool[:kept], [*surplus, *((server.part, Refusal(server, too_low)) for server in pool[end:])]

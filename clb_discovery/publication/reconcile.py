@@ -52,7 +52,7 @@ class Publication(NamedTuple):
     """Whether another round can publish more of them."""
 
     def pending(self) -> frozenset[str]:
-        """Return the sources of which another round can publish more."""
+        """Return the names of pools of which another round can publish more."""
         waiting = (self.desired.virtual.get(vip) for vip, rounds in self.left.items() if rounds)
         return frozenset(server.source for server in waiting if server)
 

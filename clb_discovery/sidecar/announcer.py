@@ -70,23 +70,24 @@ class Announcer:
 
     def heard(self, before: ServiceState, now: ServiceState) -> None:
         """Report the change that an outcome of a source made."""
-        source = now.service.source
+        source = now.source
         if now.error:
             self._say(_log.warning, "source fails", now.error, source=source)
         elif self._troubles.pop(f"source fails {source}", None):
             _log.info("source answers again", source=source)
         self._held(before, now)
         self._left_out(before, now)
+        self._part(before, now)
         if now.note and now.note != before.note and self._is_new("note", source, now.note):
             _log.warning("answer has a caveat", source=source, note=now.note)
         self.refused(now.service.name, before.refused, now.refused)
 
     def _held(self, before: ServiceState, now: ServiceState) -> None:
         """Report which members are held when that begins, and whether each went or came back when it ends."""
-        source, was, absent = now.service.source, before.guarded.absent, now.guarded.absent
+        source, was, absent = now.source, before.guarded.absent, now.guarded.absent
         names = _endpoint_names(absent.keys() - was.keys())
         if names and self._is_new("removal held", source, *names):
-            (removed, of), seconds = now.guarded.withheld, now.service.policy.hold
+            (removed, of), seconds = now.guarded.withheld, now.policy.hold
             _log.warning("removal held", source=source, servers=names, removed=removed, of=of, seconds=seconds)
             self._holds.add(source)
         ended = was.keys() - absent.keys()
@@ -96,6 +97,16 @@ class Announcer:
             _log.info("removal no longer held", source=source, removed=removed_names, back=back_names)
             if not absent:
                 self._holds.remove(source)
+
+    def _part(self, before: ServiceState, now: ServiceState) -> None:
+        """Report that one of several parts of a pool has lost its last real server, or has some again."""
+        service, source, servers = now.service.name, now.source, len(now.guarded.good)
+        if len(now.service.parts) == 1 or not before.known or bool(before.guarded.good) == bool(servers):
+            return
+        if not servers and self._is_new("part has no real servers", source):
+            _log.warning("part has no real servers", service=service, source=source)
+        elif servers and self._is_new("part has real servers again", source):
+            _log.info("part has real servers again", service=service, source=source, servers=servers)
 
     def _left_out(self, before: ServiceState, now: ServiceState) -> None:
         """Report members that cannot be used when they appear: a few, and how many more."""
@@ -124,7 +135,7 @@ class Announcer:
 
     def restored(self, now: ServiceState) -> None:
         """Report a last known set from the disk, which is served until the source answers."""
-        source, servers = now.service.source, len(now.guarded.good)
+        source, servers = now.source, len(now.guarded.good)
         _log.warning(
             "serving the last known good set", source=source, servers=servers, since=timestamp(now.last_success)
         )

@@ -237,7 +237,7 @@ class Daemon:
             )
             self._pending = bool(found.pending)
             services.apply(known, found.pending)
-            for before, now in services.refuse(found.refused, found.rejected, found.unpublished):
+            for before, now, _ in services.refuse(found.refused, found.rejected, found.unpublished, found.remarks):
                 self._announcer.refused(now.service.name, before.refused, now.refused)
             if complete and not found.pending:
                 self._self_report.last_sync = datetime.now(UTC)
@@ -258,10 +258,11 @@ class Daemon:
         self._service_manager.status(services.summary, ready=self._readiness.is_ready)
 
     def _finish_once(self) -> None:
-        failed = [state for state in self._services if state.error and not state.unusable]
-        if failed:
-            raise SourceError(failed[0].error)
-        if self._self_report.last_sync and not any(state.guarded.held for state in self._services):
+        lost = self._services.lost
+        if lost:
+            raise SourceError(lost[0].error)
+        tried = self._self_report.last_sync and self._services.is_tried
+        if tried and not any(state.guarded.held for state in self._services):
             for state in self._services:
                 if state.unpublished and not state.from_catalog:
                     raise ClbError(f"{state.service.name} is not published: {state.unpublished[0].reason}")
@@ -274,7 +275,8 @@ class Daemon:
         change = self._services.hear(source, outcome, asyncio.get_running_loop().time(), datetime.now(UTC))
         if change is None:
             return
-        self._announcer.heard(change.before, change.now)
+        for one in (change, *change.released):
+            self._announcer.heard(one.before, one.now)
         if source == CATALOG:
             self._announcer.trouble("services not followed", self._services.too_many)
         _log.debug("outcome heard", source=source, counts=change.counts, shows=change.shows)

@@ -53,8 +53,10 @@ class Published(NamedTuple):
     """Real servers of all services, by source."""
     unpublished: Sequence[Unpublished]
     """Virtual servers that there is no room for."""
+    remarks: Mapping[str, str]
+    """How pools differ from the answers of their parts, by the names of the pools."""
     pending: frozenset[str]
-    """Sources of which more has to be published at once, because the publication was interrupted."""
+    """Pools of which more has to be published at once, because the publication was interrupted."""
 
 
 class Publisher:
@@ -147,7 +149,9 @@ class Publisher:
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
         self._announcer.unpublished(unpublished)
-        return Published(found.resolved.refused, found.desired.rejected, unpublished, found.pending())
+        return Published(
+            found.resolved.refused, found.desired.rejected, unpublished, found.desired.remarks, found.pending()
+        )
 
     async def _round(self, wanted: Wanted) -> Publication:
         """Publish a bounded number of changes."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.plane import Plane
+from clb_discovery.documents.parts import configured
 from clb_discovery.hosts_file.file import real_path
 from clb_discovery.state.services import ServiceTable
 from clb_discovery.text import timestamp
@@ -45,6 +46,7 @@ class SelfReport:
             "config_error": self.config_error,
             "metrics_error": self.metrics_error,
             "unpublished": services.unpublished,
+            "parts": {service.source: configured(service) for service in services.composed},
             "hosts_file": str(real_path(hosts_file)) if hosts_file else None,
             "checks": list(checks),
         }

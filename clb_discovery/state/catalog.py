@@ -29,8 +29,13 @@ def joined(
         return {}
     new = (name for name in sorted(names) if CONSUL + name not in followed)
     room = max(0, most - sum(one.from_catalog for one in followed.values()))
-    found = (replace(pattern, name=name, source=CONSUL + name) for name in islice(new, room))
+    found = (_service(pattern, name) for name in islice(new, room))
     return {service.source: ServiceState(service, from_catalog=True) for service in found}
+
+
+def _service(pattern: Service, name: str) -> Service:
+    source = CONSUL + name
+    return replace(pattern, name=name, source=source, parts=(replace(pattern.parts[0], source=source),))
 
 
 def unfollowed(states: Mapping[str, ServiceState]) -> tuple[str, ...]:

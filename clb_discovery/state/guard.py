@@ -8,6 +8,9 @@ answer could not read a member, it does not count as an answer for that member: 
 ends nor restarts. If such an answer leaves no other member, it does not count for absent members either: they may be
 the ones that it could not read.
 
+The guard protects pools, not the parts that they are put together from. While another part of a pool can serve, an
+absent member of this part is removed at once.
+
 Time is a number of seconds on any clock that does not go backwards.
 """
 
@@ -17,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import ALL_MEMBERS, Endpoint, Pool, Pools, RealServer, Unread, pools
@@ -26,6 +29,17 @@ from clb_discovery.model.service import RemovalPolicy
 Identities = Mapping[Endpoint, str]
 
 _ENDPOINT: Final = attrgetter("address", "port")
+
+
+class Families(NamedTuple):
+    """A fact about each address family."""
+
+    ipv4: bool
+    ipv6: bool
+
+
+NO_SPARE: Final = Families(ipv4=False, ipv6=False)
+_BOTH: Final = Families(ipv4=True, ipv6=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,15 @@ class Guarded:
         """The time of the first answer without a member that is still absent; None if there is none."""
         return min((since for family in (self.ipv4, self.ipv6) for since in family.absent.values()), default=None)
 
+    def serves(self, is_usable: Callable[[Endpoint], bool]) -> Families:
+        """Return the families in which there is a usable real server that is not absent."""
+        return Families(
+            *(
+                any(endpoint not in family.absent and is_usable(endpoint) for endpoint in map(_ENDPOINT, family.good))
+                for family in (self.ipv4, self.ipv6)
+            )
+        )
+
     def deadline(self, policy: RemovalPolicy) -> float | None:
         """Return when the first clock has run, after which an answer can confirm a removal; None if no clock runs."""
         return None if self.absent_since is None else self.absent_since + policy.hold
@@ -90,30 +113,37 @@ def seed(servers: Pools, identities: Identities) -> Guarded:
     return Guarded(*(Family(pool, {}, _of(pool, identities)) for pool in (servers.ipv4, servers.ipv6)))
 
 
-def admit(
+def admit(  # noqa: PLR0913 - all that the state after an answer depends on
     state: Guarded,
     answer: Answer,
     policy: RemovalPolicy,
     now: float,
     is_usable: Callable[[Endpoint], bool] = lambda _: True,
+    *,
+    spare: Families = NO_SPARE,
 ) -> Guarded:
     """Take a valid answer.
 
     :param now: the time of the answer, which confirms the removals whose clocks have run by then.
     :param is_usable: tells which endpoints may be real servers. Others are passed on, so that `desired` rejects them,
         and count as neither present nor absent: they cannot serve a connect.
+    :param spare: the families in which another part of the pool can serve, so that no removal is held.
     """
     stated = _stated_members(answer, is_usable)
     named = pools(answer.servers)
     return Guarded(
-        _admit(state.ipv4, named.ipv4, _Words(answer, stated, is_usable, ipv4=True), policy, now),
-        _admit(state.ipv6, named.ipv6, _Words(answer, stated, is_usable, ipv4=False), policy, now),
+        _admit(state.ipv4, named.ipv4, _Words(answer, stated, is_usable, ipv4=True), policy, now, spare=spare.ipv4),
+        _admit(state.ipv6, named.ipv6, _Words(answer, stated, is_usable, ipv4=False), policy, now, spare=spare.ipv6),
     )
 
 
-def confirmed(state: Guarded) -> Guarded:
-    """Return the state after all held removals."""
-    return Guarded(*(_without_absent(family) for family in (state.ipv4, state.ipv6)))
+def confirmed(state: Guarded, spare: Families = _BOTH) -> Guarded:
+    """Return the state after all held removals.
+
+    :param spare: only in these families.
+    """
+    families = zip((state.ipv4, state.ipv6), spare, strict=True)
+    return Guarded(*(_without_absent(family) if ends and family.absent else family for family, ends in families))
 
 
 class _Words:
@@ -169,7 +199,9 @@ def _preference(unread: Unread) -> tuple[bool, int, int]:
     return unread.priority is None, unread.priority or 0, -(unread.weight or 0)
 
 
-def _admit(family: Family, named: Pool, words: _Words, policy: RemovalPolicy, now: float) -> Family:
+def _admit(  # noqa: PLR0913 - as `admit`, for one family
+    family: Family, named: Pool, words: _Words, policy: RemovalPolicy, now: float, *, spare: bool
+) -> Family:
     present, before = _endpoints(named), _endpoints(family.good)
     missing = before - present
     if not missing:
@@ -188,8 +220,8 @@ def _admit(family: Family, named: Pool, words: _Words, policy: RemovalPolicy, no
         absent = {}
         unread |= clocks
     else:
-        absent = _staying(clocks, len(usable), policy, now)
-    if not usable:  # a server that discovery has taken out is better than none
+        absent = {} if spare else _staying(clocks, len(usable), policy, now)
+    if not usable and not spare:  # a server that discovery has taken out is better than none
         absent |= _running(out, policy, now)
     staying = {*kept, *absent, *unread}
     good = _merged(family, named, kept, staying)

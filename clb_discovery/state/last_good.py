@@ -84,10 +84,14 @@ def _source(one: LastGood, *, identities: bool) -> dict[str, Any]:
     known = [_bounded(one.identities.get(server.endpoint)) for server in one.servers]
     return {
         "answered": one.answered,
-        "servers": [[server.priority, format_address(server.address), *server[2:]] for server in one.servers],
+        "servers": [_written_server(server) for server in one.servers],
         **({"identities": known} if identities and any(known) else {}),
         **({"opt_in": _written(one.opt_in)} if one.opt_in else {}),
     }
+
+
+def _written_server(server: RealServer) -> list[object]:
+    return [server.priority, format_address(server.address), server.port, server.weight]
 
 
 def _bounded(identity: str | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -11,10 +11,10 @@ from typing import Any, Final
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal, rejections
 from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished
-from clb_discovery.model.service import Service, consul_objection
+from clb_discovery.model.service import Part, RemovalPolicy, Service, consul_objection
 from clb_discovery.model.usable import objection
 from clb_discovery.state import guard
-from clb_discovery.state.guard import Guarded, Identities
+from clb_discovery.state.guard import NO_SPARE, Families, Guarded, Identities
 from clb_discovery.text import some_of, timestamp
 
 STATES: Final = ("fresh", "retrying", "held")
@@ -25,9 +25,11 @@ _LONGEST: Final = 80  # characters shown of a name
 
 @dataclass(frozen=True)
 class ServiceState:
-    """One service and its source at one moment. Values that follow from a state are computed once, at first use."""
+    """One part of a service and its source at one moment. Values that follow are computed once, at first use."""
 
     service: Service
+    place: int = 0
+    """The position of the part in the list of the service."""
     guarded: Guarded = field(default_factory=Guarded)
     absent_since: datetime | None = None
     """When the first of the absent members that stay became absent."""
@@ -52,6 +54,8 @@ class ServiceState:
     """A remark for people about the last answer."""
     unpublished: tuple[Unpublished, ...] = ()
     """Virtual servers that there is no room for."""
+    remark: str | None = None
+    """How the pools differ from the answers of the parts."""
     listed: frozenset[str] = frozenset()
     """Of a catalog: the names of services that may opt in."""
     unfollowed: tuple[str, ...] = ()
@@ -65,6 +69,21 @@ class ServiceState:
     unusable: bool = False
     """Of a service from a catalog: whether its last answer was unusable, so that another query does not help."""
 
+    @property
+    def part(self) -> Part:
+        """The part of the service."""
+        return self.service.parts[self.place]
+
+    @property
+    def source(self) -> str:
+        """The name of the source."""
+        return self.part.source
+
+    @property
+    def policy(self) -> RemovalPolicy:
+        """The policy for removals."""
+        return self.service.policy_of(self.part)
+
     def seeded(self, servers: Pools, answered: int | None, identities: Identities) -> ServiceState:
         """Return the state of a start, before the source has answered.
 
@@ -75,7 +94,15 @@ class ServiceState:
         last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
         return replace(self, guarded=guard.seed(servers, identities), known=True, last_success=last_success)
 
-    def after(self, outcome: Outcome, now: float, at: datetime, real_ranges: Sequence[Network] = ()) -> ServiceState:
+    def after(
+        self,
+        outcome: Outcome,
+        now: float,
+        at: datetime,
+        real_ranges: Sequence[Network] = (),
+        *,
+        spare: Families = NO_SPARE,
+    ) -> ServiceState:
         """Return the state after an outcome of the source.
 
         If a service from a catalog no longer opts in, all of its members are absent.
@@ -83,6 +110,7 @@ class ServiceState:
         :param now: seconds on a clock that does not go backwards.
         :param at: the same moment in UTC.
         :param real_ranges: networks of real servers; if empty, all except the loopback.
+        :param spare: the families in which another part of the pool can serve.
         """
         if isinstance(outcome, Answer) and self._is_unreadable(outcome):
             first = str(outcome.left_out[0]) if outcome.left_out else outcome.note or "no address of any can be read"
@@ -97,7 +125,7 @@ class ServiceState:
         state = replace(self, error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False)
         if isinstance(outcome, Listing):
             return _with_listing(state, outcome)
-        return _with_answer(state, outcome, now, at, real_ranges)
+        return _with_answer(state, outcome, now, at, real_ranges, spare=spare)
 
     def _is_unreadable(self, answer: Answer) -> bool:
         """Tell whether an answer names only members that cannot be read, while no member is known."""
@@ -108,15 +136,36 @@ class ServiceState:
         """Return the state after all removals that are held, as if the source had confirmed them in time."""
         return replace(self, guarded=guard.confirmed(self.guarded))
 
-    def reconfigured(self, service: Service) -> ServiceState:
-        """Return the state after a reload of the configuration that has this service for the same source."""
+    def serves(self, real_ranges: Sequence[Network] = ()) -> Families:
+        """Return the families in which the part can serve: it has a usable real server that is not absent."""
+        return self.guarded.serves(self.usable(real_ranges))
+
+    def released(self, spare: Families) -> ServiceState:
+        """Return the state without the removals that are held in families in which another part can serve now."""
+        guarded = guard.confirmed(self.guarded, spare)
+        if guarded == self.guarded:
+            return self
+        return replace(self, guarded=guarded, absent_since=self.absent_since if guarded.held else None)
+
+    def usable(self, real_ranges: Sequence[Network]) -> Callable[[Endpoint], bool]:
+        """Return a function that tells which endpoints may be real servers."""
+        vips = frozenset(vip.address for vip in self.service.vips)
+        rejected = {one.value.endpoint for one in self.rejected if isinstance(one.value, RealServer)}
+        return lambda endpoint: endpoint not in rejected and objection(endpoint[0], vips, real_ranges) is None
+
+    def reconfigured(self, service: Service, place: int = 0) -> ServiceState:
+        """Return the state after a reload of the configuration.
+
+        :param service: the one that has a part with the same source now.
+        :param place: the position of that part.
+        """
         if not self.from_catalog:
-            return replace(self, service=service)
+            return replace(self, service=service, place=place)
         if not self.claims:
-            return ServiceState(service)  # leaving emptied it, and no answer to this service did
+            return ServiceState(service, place)  # leaving emptied it, and no answer to this service did
         last_success, errors = self.last_success, self.errors
         return ServiceState(
-            service, self.guarded, self.absent_since, known=True, last_success=last_success, errors=errors
+            service, place, self.guarded, self.absent_since, known=True, last_success=last_success, errors=errors
         )
 
     @cached_property
@@ -125,7 +174,7 @@ class ServiceState:
 
         A source that fails is queried again anyway, and a hastened query comes back.
         """
-        return None if self.hastened or self.error is not None else self.guarded.deadline(self.service.policy)
+        return None if self.hastened or self.error is not None else self.guarded.deadline(self.policy)
 
     @cached_property
     def state(self) -> str:
@@ -152,6 +201,11 @@ class ServiceState:
         return None if self.leaving and not self.guarded.held else self.opt_in
 
     @property
+    def is_tried(self) -> bool:
+        """Whether there is something to serve, or the source has come back with something, be it a failure."""
+        return self.known or self.answered or self.error is not None
+
+    @property
     def useless(self) -> bool:
         """Whether a service of a catalog has answered, but never with a usable answer."""
         return self.answered and not self.known
@@ -173,14 +227,13 @@ class ServiceState:
             removed, of = self.guarded.withheld
             reasons.append(
                 f"{removed} of {of} real servers absent or out since {timestamp(self.absent_since)}; "
-                f"kept until an answer confirms it after {self.service.policy.hold:g} s (--hold)"
+                f"kept until an answer confirms it after {self.policy.hold:g} s (--hold)"
             )
         if self.beyond:
             reasons.append(self.beyond)
         if self.unpublished:
             reasons.append(f"{len(self.unpublished)} virtual servers are not published: {self.unpublished[0].reason}")
-        if self.note:
-            reasons.append(self.note)
+        reasons += [remark for remark in (self.remark, self.note) if remark]
         reasons += some_of([*map(str, self.refused), *rejections(self.rejected), *map(str, self.left_out)], _SHOWN)
         return "; ".join(reasons) or None
 
@@ -204,7 +257,7 @@ class ServiceState:
     def document(self) -> dict[str, Any]:
         """The entry of the source in `status --json`."""
         return {
-            "name": self.service.source,
+            "name": self.source,
             "state": self.state,
             "last_success": timestamp(self.last_success),
             "error": self.error,
@@ -213,26 +266,26 @@ class ServiceState:
         }
 
 
+def spare(others: Iterable[ServiceState], real_ranges: Sequence[Network]) -> Families:
+    """Return the families in which one of these parts of a pool can serve."""
+    serving = [other.serves(real_ranges) for other in others]
+    return Families(any(one.ipv4 for one in serving), any(one.ipv6 for one in serving))
+
+
 def _with_listing(state: ServiceState, listing: Listing) -> ServiceState:
     objections = {name: reason for name in listing.names if (reason := consul_objection(name))}
     refused = [Refusal(f"service {name[:_LONGEST]!r}", reason) for name, reason in sorted(objections.items())]
     return replace(state, listed=listing.names - objections.keys(), refused=tuple(refused))
 
 
-def _with_answer(
-    state: ServiceState, answer: Answer, now: float, at: datetime, real_ranges: Sequence[Network]
+def _with_answer(  # noqa: PLR0913 - all that an answer depends on
+    state: ServiceState, answer: Answer, now: float, at: datetime, real_ranges: Sequence[Network], *, spare: Families
 ) -> ServiceState:
     opt_in, leaving = state.opt_in, state.leaving
     if state.from_catalog:
         leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
         answer = Answer(()) if leaving else answer
-    vips = frozenset(vip.address for vip in state.service.vips)
-    rejected = {one.value.endpoint for one in state.rejected if isinstance(one.value, RealServer)}
-
-    def is_usable(endpoint: Endpoint) -> bool:
-        return endpoint not in rejected and objection(endpoint[0], vips, real_ranges) is None
-
-    guarded = guard.admit(state.guarded, answer, state.service.policy, now, is_usable)
+    guarded = guard.admit(state.guarded, answer, state.policy, now, state.usable(real_ranges), spare=spare)
     since, absent_since = guarded.absent_since, state.absent_since
     if since is None:
         absent_since = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.layout.installed import Installed, installed_servers
@@ -15,7 +16,7 @@ from clb_discovery.model.servers import Pools, Unpublished
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
 from clb_discovery.state import catalog
 from clb_discovery.state.last_good import LastGood
-from clb_discovery.state.service import ServiceState
+from clb_discovery.state.service import ServiceState, spare
 from clb_discovery.text import some_of
 
 _SHOWN: Final = 4  # sources named in one summary
@@ -23,15 +24,17 @@ _SHOWN_LENGTH: Final = 80
 
 
 class Change(NamedTuple):
-    """The state of one service before and after an event."""
+    """The state of one part of a service before and after an event."""
 
     before: ServiceState
     now: ServiceState
+    released: tuple[Change, ...] = ()
+    """Other parts of the same pools whose removals are no longer held, because this part can serve."""
 
     @property
     def counts(self) -> bool:
         """Whether the kernel's maps may have to change."""
-        return self.before.counted != self.now.counted
+        return self.before.counted != self.now.counted or bool(self.released)
 
     @property
     def shows(self) -> bool:
@@ -46,7 +49,7 @@ class _Entry(NamedTuple):
 
 
 class ServiceTable:
-    """One `ServiceState` for each service, configured or of a catalog, by the name of its source.
+    """One `ServiceState` for each part of each service, configured or of a catalog, by the name of its source.
 
     The table also remembers which part of each state was published last.
     """
@@ -68,9 +71,11 @@ class ServiceTable:
         self._late: set[str] = set()
         """Services that a catalog has listed since its first answer. Nothing is installed for them, and nothing waits
         for their answers: otherwise a client that registers one after the other would keep all others waiting."""
+        self._begun: set[str] = set()
+        """Sources whose servers have been published, or were at the start."""
         self._summary: str | None = None
-        for service in services:
-            self._put(ServiceState(service))
+        for state in initial_states(services):
+            self._put(state)
 
     def __iter__(self) -> Iterator[ServiceState]:
         return (entry.state for entry in self._entries.values())
@@ -89,9 +94,9 @@ class ServiceTable:
 
     def _put(self, state: ServiceState) -> None:
         """Replace the state of a service. No other code does."""
-        entry = self._entries.get(state.service.source)
+        entry = self._entries.get(state.source)
         before = entry.last_good if entry else None
-        self._entries[state.service.source] = _Entry(state, _last_good(state, before) if state.known else None)
+        self._entries[state.source] = _Entry(state, _last_good(state, before) if state.known else None)
         self._summary = None
 
     # Events
@@ -105,11 +110,27 @@ class ServiceTable:
         if entry is None:
             return None
         before = entry.state
-        self._put(before.after(outcome, now, at, self._real_ranges))
+        others = self._others(before)
+        self._put(before.after(outcome, now, at, self._real_ranges, spare=spare(others, self._real_ranges)))
+        released = tuple(self._release(others))
         if self._entries[source].state.listed:
             joined = self._join()
             self._late |= joined if before.answered else set()
-        return Change(before, self._entries[source].state)
+        return Change(before, self._entries[source].state, released)
+
+    def _others(self, state: ServiceState) -> list[ServiceState]:
+        """Return the other parts of the same pools."""
+        parts = state.service.parts if len(state.service.parts) > 1 else ()
+        return [self._entries[part.source].state for part in parts if part.source != state.source]
+
+    def _release(self, parts: Iterable[ServiceState]) -> Iterator[Change]:
+        """End the holds of removals from parts of pools in which another part can serve now."""
+        for state in parts:
+            if state.guarded.held:
+                released = state.released(spare(self._others(state), self._real_ranges))
+                if released is not state:
+                    self._put(released)
+                    yield Change(state, released)
 
     def _join(self) -> set[str]:
         """Follow the services that the catalog lists, as far as there is room; return the sources that are new."""
@@ -144,7 +165,7 @@ class ServiceTable:
         due = [state for state in self if state.deadline is not None and now >= state.deadline]
         for state in due:
             self._put(replace(state, hastened=True))
-        return [state.service.source for state in due]
+        return [state.source for state in due]
 
     @property
     def deadlines(self) -> Iterator[float]:
@@ -158,16 +179,15 @@ class ServiceTable:
         before, entries = self._states, self._entries
         self._services, self._max_services, self._real_ranges = services, max_services, real_ranges
         kept = {
-            service.source: before[service.source].reconfigured(service)
-            if service.source in before
-            else ServiceState(service)
-            for service in services
+            new.source: before[new.source].reconfigured(new.service, new.place) if new.source in before else new
+            for new in initial_states(services)
         }
         staying = [state.service.name for state in before.values() if state.from_catalog]
         for source, state in catalog.joined(services, staying, kept, max_services).items():
             kept[source] = replace(before[source], service=state.service)
         self._late = {source for source in self._late & kept.keys() if kept[source].from_catalog}
         self._entries = {}
+        self._begun &= kept.keys()
         for source, state in kept.items():
             if source in entries:
                 self._entries[source] = entries[source]
@@ -198,6 +218,8 @@ class ServiceTable:
         for source in sources:
             state, last = self._entries[source].state, stored.get(source)
             identities = last.identities if last else {}
+            if source in installed or last:
+                self._begun.add(source)
             if source in installed:
                 self._put(state.seeded(installed[source], last.answered if last else None, identities))
             elif last:
@@ -210,22 +232,28 @@ class ServiceTable:
         words: Mapping[str, Sequence[Refusal]],
         servers: Mapping[str, Sequence[Refusal]],
         unpublished: Iterable[Unpublished] = (),
+        remarks: Mapping[str, str] = MappingProxyType({}),
     ) -> Sequence[Change]:
         """Note the parts of answers that were not published; return the services whose state has changed.
 
         :param words: registrations of services of a catalog that are not applied, by source.
         :param servers: real servers of all services that are not used, by source.
         :param unpublished: virtual servers of all services that there is no room for.
+        :param remarks: how pools differ from the answers, by the names of the pools. As virtual servers, pools belong
+            to all parts of a service; the first one shows them.
         """
         without_room: defaultdict[str, list[Unpublished]] = defaultdict(list)
         for one in unpublished:
             without_room[one.source].append(one)
         changes = []
         for source, (before, _) in self._entries.items():
-            now, lacking = tuple(servers.get(source, ())), tuple(without_room.get(source, ()))
+            pool = before.service.source if before.place == 0 else None
+            now, lacking = tuple(servers.get(source, ())), tuple(without_room.get(pool, ())) if pool else ()
+            remark = remarks.get(pool) if pool else None
             refused = tuple(words.get(source, ())) if before.from_catalog else before.refused
-            if (before.rejected, before.unpublished, before.refused) != (now, lacking, refused):
-                changes.append(Change(before, replace(before, rejected=now, unpublished=lacking, refused=refused)))
+            if (before.rejected, before.unpublished, before.refused, before.remark) != (now, lacking, refused, remark):
+                after = replace(before, rejected=now, unpublished=lacking, refused=refused, remark=remark)
+                changes.append(Change(before, after))
         for change in changes:
             self._put(change.now)
         return changes
@@ -234,8 +262,23 @@ class ServiceTable:
 
     @property
     def known(self) -> Mapping[str, LastGood]:
-        """The served set of each source, without the time: the same object for as long as it is equal."""
-        return {source: last_good for source, (_, last_good) in self._entries.items() if last_good}
+        """The served set of each source, without the time: the same object for as long as it is equal.
+
+        Parts of a pool wait for those with a lower priority: a last resort that is there at once, such as a static one,
+        would otherwise have all connects until the first answer.
+        """
+        return {
+            source: last_good
+            for source, (state, last_good) in self._entries.items()
+            if last_good and not self._waits(state)
+        }
+
+    def _waits(self, state: ServiceState) -> bool:
+        """Tell whether a part that was never published follows one that has neither servers nor an outcome yet."""
+        if len(state.service.parts) == 1 or state.source in self._begun:
+            return False
+        before = (part for part in state.service.parts if part.priority < state.part.priority)
+        return not all(self._entries[part.source].state.is_tried for part in before)
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -246,10 +289,12 @@ class ServiceTable:
         """Note the sets that were published.
 
         :param known: that of the moment when the publication began.
-        :param pending: sources of which a part is not published yet; for them the previous set counts.
+        :param pending: names of pools of which a part is not published yet; for their sources the previous set counts.
         """
-        before = {source: self.applied[source] for source in pending & self.applied.keys()}
-        self.applied = {source: last for source, last in known.items() if source not in pending} | before
+        waiting = {state.source for state in self if state.service.source in pending} if pending else set()
+        before = {source: self.applied[source] for source in waiting & self.applied.keys()}
+        self.applied = {source: last for source, last in known.items() if source not in waiting} | before
+        self._begun.update(self.applied)
 
     @property
     def last_good(self) -> Mapping[str, LastGood]:
@@ -267,21 +312,33 @@ class ServiceTable:
 
     @property
     def is_served(self) -> bool:
-        """Whether everything is served; of a catalog, everything but registrations that nothing can use."""
-        return all(
-            source in self.applied or state.useless or source in self._late
-            for source, (state, _) in self._entries.items()
-        )
+        """Whether everything is served; of a catalog, everything but registrations that nothing can use.
+
+        One part of a service is enough.
+        """
+        return self._all(lambda state: state.source in self.applied or state.useless)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every source has answered since the start, so that a virtual server without a source can go."""
-        return all(state.answered or source in self._late for source, (state, _) in self._entries.items())
+        """Whether every service has had an answer since the start, so that a virtual server without one can go."""
+        return self._all(lambda state: state.answered and not self._waits(state))
+
+    def _all(self, holds: Callable[[ServiceState], bool]) -> bool:
+        """Tell whether something holds for a part of each service, except those that a catalog has listed lately."""
+        found = {state.service.source for state in self if state.source in self._late or holds(state)}
+        return all(state.service.source in found for state in self)
 
     @property
     def is_tried(self) -> bool:
         """Whether every source has come back with something since the start, be it a failure."""
         return all(state.answered or state.error is not None for state in self)
+
+    @property
+    def lost(self) -> Sequence[ServiceState]:
+        """The parts that fail, of services without a part that does not; answers that nothing can use do not count."""
+        failing = [state for state in self if state.error is not None and not state.unusable]
+        working = {state.service.source for state in self if state.error is None} if failing else ()
+        return [state for state in failing if state.service.source not in working]
 
     # For people
 
@@ -289,6 +346,11 @@ class ServiceTable:
     def documents(self) -> Sequence[Mapping[str, Any]]:
         """The sources of `status --json`."""
         return [state.document for state in self]
+
+    @property
+    def composed(self) -> Sequence[Service]:
+        """The services whose pools have several parts."""
+        return [state.service for state in self if state.place == 1]
 
     @property
     def unpublished(self) -> Sequence[Mapping[str, Any]]:
@@ -318,6 +380,12 @@ class ServiceTable:
         return self._summary
 
 
+def initial_states(services: Iterable[Service]) -> Iterator[ServiceState]:
+    """Yield the state of each part of each service before anything is known of it."""
+    for service in services:
+        yield from (ServiceState(service, place) for place in range(len(service.parts)))
+
+
 def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
     """Return the served set of a state; if it is equal to the previous one, it is the same object."""
     good = state.guarded.good
@@ -328,5 +396,5 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
 
 
 def _names(states: Sequence[ServiceState]) -> str:
-    names = some_of([state.service.source for state in states], _SHOWN)
+    names = some_of([state.source for state in states], _SHOWN)
     return ", ".join(name.encode("unicode_escape").decode()[:_SHOWN_LENGTH] for name in names)

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from clb_discovery.documents.names import endpoint
+from clb_discovery.terminal.parts import part_lines
 from clb_discovery.terminal.screen import plain
 
 _SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
@@ -23,7 +24,9 @@ def render(document: Mapping[str, Any]) -> Group:
 
 def _lines(document: Mapping[str, Any]) -> Iterator[Text]:
     for change in document["changes"]:
-        yield _virtual_server(change, queried=change["source"] not in document["unqueried"])
+        sources = [change["source"], *(part["source"] for part in change.get("parts", ()))]
+        yield _virtual_server(change, queried=not set(sources) & set(document["unqueried"]))
+        yield from (plain(f"    {line}", "dim") for line in part_lines(change))
         for kind, sign in _SERVERS.items():
             yield from (_signed(sign, f"{endpoint(server)}{_share(server, sign)}", "    ") for server in change[kind])
     for item in document["refused"]:

@@ -15,6 +15,7 @@ from clb_discovery.documents.names import endpoint, service_of
 from clb_discovery.documents.rates import Key, Rate, connects_per_second, key_of
 from clb_discovery.terminal.bar import ASCII, UNICODE, Glyphs, bar
 from clb_discovery.terminal.overview import Overview
+from clb_discovery.terminal.parts import part_lines
 from clb_discovery.terminal.screen import plain
 
 _INDENT: Final = 2
@@ -76,6 +77,7 @@ class Pools:
         for server, pool in zip(self._tables, pools, strict=True):
             yield ""
             yield self._title(server)
+            yield from (plain(f"{' ' * _INDENT}{line}", "dim") for line in part_lines(server))
             if pool:
                 yield from _lines(layout.heads, layout.gap, widths, head=True)
                 for row in pool:
@@ -101,8 +103,10 @@ class Pools:
 
     def _layouts(self, *, with_bars: bool) -> Iterator[Layout]:
         """Yield the ways to use the width, the widest first; causes only if connects have failed, and there is room."""
+        composed = any("parts" in server for server in self._tables)
         failed = any(any(real["causes"].values()) for server in self._tables for real in server["real_servers"])
-        for layout in _LAYOUTS if with_bars else _LAYOUTS[1:]:
+        for one in _LAYOUTS if with_bars else _LAYOUTS[1:]:
+            layout = one._replace(heads=_with_part(one.heads)) if composed else one
             if failed:
                 yield layout._replace(heads=layout.heads | {"causes": "causes"})
                 yield layout._replace(stacked=True)
@@ -119,6 +123,7 @@ class Pools:
             rows.append(
                 {
                     "address": endpoint(real),
+                    "part": str(real.get("part", "-")),
                     "priority": str(real["priority"]),
                     "weight": str(real["weight"]),
                     "state": next((name for name in ("suspect", "probing") if real[name]), real["state"]),
@@ -147,9 +152,21 @@ class Pools:
                 plain(server["algorithm"] or "unknown scheduler"),
                 *([plain(server["check"], "dim")] if server["check"] else []),
                 plain(counts),
-                plain(f"from {server['source']}" if server["source"] else "from an unknown source", "dim"),
+                plain(_origin(server), "dim"),
             ]
         )
+
+
+def _with_part(heads: dict[str, str]) -> dict[str, str]:
+    """Return the columns with that of parts behind the addresses."""
+    return {"address": heads["address"], "part": "part", **heads}
+
+
+def _origin(server: Mapping[str, Any]) -> str:
+    """Return where a pool comes from; several parts have lines of their own."""
+    if "parts" in server:
+        return f"from {len(server['parts'])} parts"
+    return f"from {server['source']}" if server["source"] else "from an unknown source"
 
 
 def _some_of(reals: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[str, Any]]:

@@ -28,5 +28,5 @@ def test_a_plane_has_its_settings(state: State, tmp_path: Path) -> None:
     (service,) = read_services(read_options(make_parser().parse_args(["run", *options]), {}))
     algorithm, health, servers = EXPECTED[state.instance]
     assert (service.algorithm, service.health) == (algorithm, health)
-    assert [str(server) for server in service.servers] == [f"{address}:7000" for address in REAL[:servers]]
+    assert [str(server) for server in service.parts[0].servers] == [f"{address}:7000" for address in REAL[:servers]]
     assert service.vips == (parse_vip(f"{VIP}:7000"),)

@@ -12,7 +12,7 @@ from clb_discovery.config.file import Config, decode
 from clb_discovery.config.values import Entry, consul_entry, srv_entry
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, Protocol, RealServer
-from clb_discovery.model.service import Service
+from clb_discovery.model.service import Part, Service
 from clb_discovery.model.text_forms import parse_vip
 
 EXAMPLE: Final = """
@@ -50,7 +50,9 @@ def test_the_example_of_the_contract_is_read() -> None:
         RealServer(0, parse_address("10.0.0.5"), 389, 1),
         RealServer(0, parse_address("10.0.0.6"), 3389, 3),
     )
-    assert ldap == Entry(Service("ldap", "static:ldap", (parse_vip("10.64.0.2"),), servers=servers), {"hold": 0.0})
+    assert ldap == Entry(
+        Service("ldap", "static:ldap", (parse_vip("10.64.0.2"),), parts=(Part("static:ldap", servers=servers),))
+    )
 
 
 def test_values_are_written_as_on_a_command_line() -> None:

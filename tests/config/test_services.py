@@ -14,7 +14,7 @@ from clb_discovery.config.services import merge_services, read_services
 from clb_discovery.errors import UsageError
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer
-from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
+from clb_discovery.model.service import CATALOG, Part, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 
 EVERY_KEY = """
@@ -69,11 +69,14 @@ def test_every_key_of_a_service_counts(tmp_path: Path) -> None:
             suspicion=False,
         ),
         policy=RemovalPolicy(0.25, 5.0),
-        filter='Service.Meta.version == "2"',
-        tags=("primary", "v2"),
+        parts=(Part("consul:shop-web", filter='Service.Meta.version == "2"', tags=("primary", "v2")),),
     )
     assert found["consul:plain"] == Service(
-        "plain", "consul:plain", (parse_vip("10.64.0.2:80"),), policy=RemovalPolicy(hold=20.0), tags=("all",)
+        "plain",
+        "consul:plain",
+        (parse_vip("10.64.0.2:80"),),
+        policy=RemovalPolicy(hold=20.0),
+        parts=(Part("consul:plain", tags=("all",)),),
     )
 
 
@@ -97,7 +100,7 @@ def test_the_catalog_has_the_settings_of_all_that_opt_in() -> None:
     """The catalog has the settings of the options, and no VIPs."""
     found = read("--consul", "--algorithm", "least-conn", "--hold", "3s", "--tag", "x", "--filter", "y")[CATALOG]
     assert (found.vips, found.algorithm, found.policy.hold) == ((), Algorithm.LEAST_CONN, 3.0)
-    assert (found.tags, found.filter) == (("x",), "y")
+    assert found.parts == (Part(CATALOG, filter="y", tags=("x",)),)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +148,14 @@ def test_vip_that_two_sources_claim_is_refused() -> None:
 
 def test_a_real_server_at_a_vip_is_refused() -> None:
     """Connects would go in a circle, whatever the ports are. The message names both places."""
-    static = replace(service("static:b", "10.64.0.2:80"), servers=(RealServer(0, parse_address("10.64.0.1"), 9, 1),))
+    servers = (RealServer(0, parse_address("10.64.0.1"), 9, 1),)
+    static = replace(service("static:b", "10.64.0.2:80"), parts=(Part("static:b", servers=servers),))
     with pytest.raises(
         UsageError, match=r"10\.64\.0\.1:9 of a table has the address of the VIP 10\.64\.0\.1:80 of --srv a, "
     ):
         merge_services([service("srv:a", "10.64.0.1:80"), static], PLACES)
-    own = replace(static, servers=(RealServer(0, parse_address("10.64.0.2"), 80, 1),))
+    servers = (RealServer(0, parse_address("10.64.0.2"), 80, 1),)
+    own = replace(static, parts=(Part("static:b", servers=servers),))
     with pytest.raises(UsageError, match=r"of a table has the address of the VIP 10\.64\.0\.2:80 of a table"):
         merge_services([own], PLACES)
 

@@ -20,7 +20,7 @@ from clb_discovery.publication.reconcile import Publication, Wanted, publication
 _VIPS = [parse_vip(text) for text in ("10.64.0.1:80", "10.64.0.2:80", "[fd00:64::1]:80", "[fd00:64::2]:80")]
 _ADDRESSES = [parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "127.0.0.1", "0.0.0.0", "10.64.0.1", "fd00::1")]
 _SERVERS = st.lists(
-    st.builds(RealServer, st.just(0), st.sampled_from(_ADDRESSES), st.integers(1, 2), st.integers(0, 1))
+    st.builds(RealServer, st.just(0), st.sampled_from(_ADDRESSES), st.integers(1, 2), st.integers(0, 1), st.just(0))
 )
 
 

@@ -16,13 +16,14 @@ from clb_discovery.model.servers import (
     MAX_TIERS,
     Algorithm,
     Pool,
+    Pools,
     Protocol,
     RealServer,
     Vip,
     VirtualServer,
     pools,
 )
-from clb_discovery.model.service import Service
+from clb_discovery.model.service import Part, Service
 from clb_discovery.model.usable import never_usable, objection
 from clb_discovery.publication.desired import desired
 from tests.support.strategies import ADDRESS, REAL_SERVER, few_real_servers
@@ -63,7 +64,10 @@ def test_families_are_apart(servers: list[RealServer]) -> None:
     assert built(servers) == {IPV4: found.ipv4, IPV6: found.ipv6}
 
 
-@given(st.lists(REAL_SERVER | st.builds(RealServer, st.just(0), AWKWARD, st.just(80), st.just(1)), max_size=8), RANGES)
+@given(
+    st.lists(REAL_SERVER | st.builds(RealServer, st.just(0), AWKWARD, st.just(80), st.just(1), st.just(0)), max_size=8),
+    RANGES,
+)
 def test_every_real_server_is_used_or_reported(servers: list[RealServer], ranges: list[Network]) -> None:
     """Every real server is used or reported, and none with an objection is used."""
     state = desired([REDIS], {REDIS.source: pools(servers)}, ranges)
@@ -198,3 +202,62 @@ def test_tiers_are_counted_in_each_family() -> None:
     servers = [server("10.0.0.1", 80 + tier, priority=tier) for tier in range(MAX_TIERS)]
     servers += [server("fd00::1", 80 + tier, priority=100 + tier) for tier in range(MAX_TIERS)]
     assert desired([REDIS], {REDIS.source: pools(servers)}, []).rejected == {}
+
+
+WEB: Final = Service(
+    "web",
+    "pool:consul:web + consul:canary",
+    (IPV4,),
+    parts=(Part("consul:web", share=90), Part("consul:canary", share=10)),
+)
+
+
+def test_parts_share_after_the_unusable_servers_are_left_out() -> None:
+    """A rejected server of a part takes nothing of its share, and is reported for its source."""
+    known = {
+        "consul:web": pools([server("10.0.0.1"), server("127.0.0.1")]),
+        "consul:canary": pools([server("10.0.0.2")]),
+    }
+    state = desired([WEB], known, [])
+    assert [(str(one), one.weight, one.part) for one in state.virtual[IPV4].pool] == [
+        ("10.0.0.1:80", 9, 0),
+        ("10.0.0.2:80", 1, 1),
+    ]
+    assert {source: [str(one.value) for one in refused] for source, refused in state.rejected.items()} == {
+        "consul:web": ["127.0.0.1:80"]
+    }
+
+
+def test_a_part_without_an_answer_is_empty() -> None:
+    """A service is there as soon as one of its parts is known."""
+    assert desired([WEB], {}, []).virtual == {}
+    state = desired([WEB], {"consul:canary": pools([server("10.0.0.2")])}, [])
+    assert [one.weight for one in state.virtual[IPV4].pool] == [1]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["consul:web", "consul:canary", "consul:redis"]), SERVERS), max_size=4))
+def test_a_change_of_one_part_rebuilds_its_service(steps: list[tuple[str, list[RealServer]]]) -> None:
+    """The result is that of a state from nothing, with all remarks and rejected servers, whatever changed before."""
+    redis = Service("redis", "consul:redis", (IPV6,))
+    known: dict[str, Pools] = {}
+    state = None
+    for source, servers in steps:
+        known = {**known, source: pools(servers)}
+        state = desired([WEB, redis], known, [], state)
+        assert state == desired([WEB, redis], known, [])
+        assert (state.rejected, state.remarks) == (
+            (fresh := desired([WEB, redis], known, [])).rejected,
+            fresh.remarks,
+        )
+
+
+def test_tiers_beyond_the_most_are_remarked_on() -> None:
+    """Real servers that are in the last tier because there are too many are counted; fewer end the remark."""
+    known = {
+        "consul:web": pools([server("10.0.0.1", priority=priority, port=1 + priority) for priority in range(20)]),
+        "consul:canary": pools([server("10.0.0.2")]),
+    }
+    state = desired([WEB], known, [])
+    assert list(state.remarks) == [WEB.source]
+    assert "more than 16 tiers: 4 real servers of later ones are in the last one" in state.remarks[WEB.source]
+    assert desired([WEB], {**known, "consul:web": Pools()}, [], state).remarks == {}

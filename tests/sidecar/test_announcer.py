@@ -13,7 +13,7 @@ from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer, Failure, Refusal
 from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Vip, VirtualServer
-from clb_discovery.model.service import Service
+from clb_discovery.model.service import Part, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
 from clb_discovery.sidecar.announcer import Announcer
@@ -278,3 +278,21 @@ def test_note_is_said_once() -> None:
     assert [(line["event"], line["source"], line["note"]) for line in found] == [
         ("answer has a caveat", "srv:web", "it may be incomplete")
     ]
+
+
+def test_a_part_that_empties_is_a_line() -> None:
+    """One of several parts has a line when its last server goes, and one when it has some again; others have none."""
+    server = (RealServer(0, parse_address("10.0.0.1"), 80, 1),)
+    parts = (Part("consul:web"), Part("srv:web", priority=1))
+    composed = replace(SERVICE, source="pool:x", parts=parts, policy=RemovalPolicy(hold=0))
+    for state, events in (
+        (ServiceState(composed, 1), ["part has no real servers", "part has real servers again"]),
+        (ServiceState(replace(SERVICE, policy=RemovalPolicy(hold=0))), []),
+    ):
+        announcer, now = Announcer(Clock()), state
+        with capture_logs() as lines:
+            for second, servers in enumerate((server, (), server)):
+                before, now = now, now.after(Answer(servers), second, AT)
+                announcer.heard(before, now)
+        assert [line["event"] for line in lines] == events
+        assert {line["source"] for line in lines} == ({"srv:web"} if events else set())

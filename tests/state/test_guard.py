@@ -28,6 +28,7 @@ SERVER: Final = st.builds(
     address=st.sampled_from(FEW).map(parse_address),
     port=st.sampled_from([80, 81]),
     weight=st.sampled_from([1, 5]),
+    part=st.just(0),
 )
 SERVERS: Final = st.lists(SERVER, max_size=10)
 IDENTITY: Final = st.sampled_from(["a", "b", "c"])

@@ -37,8 +37,8 @@ PORT: Final = st.integers(1, 65535)
 NUMBER: Final = st.integers(0, 65535)
 VIP: Final = st.builds(Vip, ADDRESS, st.integers(0, 65535), st.sampled_from(Protocol))
 """Any key of a virtual server."""
-REAL_SERVER: Final = st.builds(RealServer, NUMBER, ADDRESS, PORT, NUMBER)
-"""Any real server."""
+REAL_SERVER: Final = st.builds(RealServer, NUMBER, ADDRESS, PORT, NUMBER, st.just(0))
+"""Any real server of an answer."""
 
 FEW_VIPS: Final = tuple(
     Vip(parse_address(text), port, protocol)

@@ -19,6 +19,7 @@ TESTED: Final = (
     "test_loading.py",
     "test_namespaces.py",
     "test_outcomes.py",
+    "test_parts.py",
     "test_publication.py",
     "test_records.py",
     "test_removal.py",

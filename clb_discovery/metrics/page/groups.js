@@ -22,26 +22,35 @@ function count(virtual, is) {
 function grouped(status) {
   const known = new Map(status.sources.map((source) => [source.name, source]));
   const groups = new Map();
-  const groupOf = (name, source) => {
+  const groupOf = (name, source, parts = []) => {
     const key = JSON.stringify([name, source]);
-    const from = known.get(source) ?? { name: source ?? "", state: "not followed", reason: null };
-    if (!groups.has(key)) groups.set(key, { key, name, from, virtual: [] });
+    const unknown = { name: source ?? "", state: "not followed", reason: null };
+    const from = known.get(source) ?? together(parts.map((part) => known.get(part.source)).filter(Boolean)) ?? unknown;
+    if (!groups.has(key)) groups.set(key, { key, name, source, from, virtual: [] });
     return groups.get(key);
   };
   const fed = new Set();
   for (const virtual of status.virtual_servers) {
-    groupOf(virtual.service || virtual.address, virtual.source).virtual.push(virtual);
-    fed.add(virtual.source);
+    groupOf(virtual.service || virtual.address, virtual.source, virtual.parts).virtual.push(virtual);
+    for (const one of [virtual, ...(virtual.parts ?? [])]) fed.add(one.source);
   }
   for (const source of status.sources) if (!fed.has(source.name)) groupOf(source.name, source.name);
   const empty = new Set(status.empty_services);
   const unpublished = new Map(status.unpublished.map((one) => [one.source, one.reason]));
   const found = [...groups.values()].map((group) => {
-    const reason = [unpublished.get(group.from.name), group.from.reason].filter(Boolean).join("; ");
+    const reason = [unpublished.get(group.source), group.from.reason].filter(Boolean).join("; ");
     const isEmpty = empty.has(group.name) && group.virtual.length > 0;
-    return { ...group, reason, isEmpty, troubles: troublesOf(group, isEmpty, unpublished.has(group.from.name)) };
+    return { ...group, reason, isEmpty, troubles: troublesOf(group, isEmpty, unpublished.has(group.source)) };
   });
   return found.sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+}
+
+// The sources of the parts of a pool as one: the state of the worst, and the reasons of all.
+function together(sources) {
+  if (!sources.length) return undefined;
+  const worst = sources.find((source) => source.state === "retrying") ?? sources.find(isLate) ?? sources[0];
+  const reasons = sources.filter((source) => source.reason).map((source) => `${source.name}: ${source.reason}`);
+  return { ...worst, name: sources.map((source) => source.name).join(" + "), reason: reasons.join("; ") || null };
 }
 
 // The problems of a service by kind, each with its words; a source that is not fresh has its own.

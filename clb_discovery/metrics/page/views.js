@@ -89,7 +89,7 @@ function virtualServer() {
   const total = new Sum();
   const refusals = new History();
   const title = h("b");
-  const [algorithm, cut] = [h("span"), h("span")];
+  const [algorithm, cut, parts] = [h("span"), h("span"), h("span")];
   const [rate, refused] = [h("span", { class: "live" }), h("span", { class: "live" })];
   const head = ["Real server", "State", "Priority", "Weight", "Share", "Connects/s", "Connects", "Open", "Failed"];
   const classes = { State: "state", Priority: "small", Weight: "small", Share: "share", "Connects/s": "rate" };
@@ -101,7 +101,7 @@ function virtualServer() {
   const node = h(
     "table",
     { role: "table" },
-    h("caption", {}, h("span", {}, title), algorithm, rate, refused, cut),
+    h("caption", {}, h("span", {}, title), algorithm, rate, refused, cut, parts),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...columns)),
     body,
   );
@@ -110,6 +110,8 @@ function virtualServer() {
     update({ virtual, now, isEmpty }) {
       put(title, vipOf(virtual));
       put(algorithm, virtual.algorithm ?? "unknown scheduler");
+      put(parts, (virtual.parts ?? []).map(partText).join("; "));
+      parts.hidden = !virtual.parts;
       refusals.add(now, virtual.refused);
       put(refused, `${whole.format(virtual.refused)} refused` + (refusals.rate() ? ` (${rateText(refusals.rate())}/s)` : ""));
       refused.classList.toggle("bad", Boolean(refusals.rate()));
@@ -137,6 +139,11 @@ function virtualServer() {
       else body.append(none);
     },
   };
+}
+
+// A part of a pool that has several.
+function partText({ source, real_servers: servers, target_share: share }) {
+  return `${source ?? "an unknown source"}: ${plural(servers, "real server")}, target ${percent(share)}`;
 }
 
 // At most as many real servers as are shown of one virtual server: ejected ones before all others.

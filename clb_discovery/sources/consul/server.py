@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from weakref import WeakSet
 
 import structlog
@@ -36,6 +36,22 @@ counts a query whose client has gone until its wait ends. That leaves room for f
 """
 AT_ONCE: Final = 8
 """Maximum number of queries at a time that do not block."""
+
+
+class Limits(NamedTuple):
+    """How many queries to an agent there are at a time."""
+
+    direct: int
+    """Services with a blocking query of their own."""
+    at_once: int
+    """Queries that do not block."""
+
+
+LOCAL: Final = Limits(DIRECT, AT_ONCE)
+"""The limits for the datacenter of the options."""
+REMOTE: Final = Limits(4, 2)
+"""The limits for each other datacenter, whose queries never take the places of local ones: with the three of the
+catalog nine connections."""
 REFRESH: Final = 300.0
 """Seconds after which a service without a blocking query of its own is queried although no change was reported.
 
@@ -79,6 +95,7 @@ class ConsulServer:
         names: Names | None = None,
         wait: float = WAIT,
         margin: float = MARGIN,
+        limits: Limits = LOCAL,
     ) -> None:
         """Prepare; nothing is connected yet. The environment is not read.
 
@@ -90,6 +107,7 @@ class ConsulServer:
         :param names: resolver of host names; `None` for the hosts file and the DNS servers of this host.
         :param wait: how long Consul holds a query without a change, in seconds, at most 600.
         :param margin: seconds that a query may take beyond its wait.
+        :param limits: how many queries at a time.
         :raises UsageError: if the address, the token or the wait is invalid.
         """
         self._address = ConsulAddress.parse(address)
@@ -106,8 +124,9 @@ class ConsulServer:
         self._client = Client(self._transport, token, scope)
         self._catalog = ChangeWatch(self._client, wait)
         self._sources: WeakSet[Endable] = WeakSet()
-        self._direct = asyncio.Semaphore(DIRECT)
-        self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._limits = limits
+        self._direct = asyncio.Semaphore(limits.direct)
+        self._at_once = asyncio.Semaphore(limits.at_once)
 
     def __str__(self) -> str:
         """Return `Consul at http://127.0.0.1:8500`."""
@@ -140,7 +159,11 @@ class ConsulServer:
             async with self._direct:
                 _log.debug("waiting for a change by a blocking query", service=service[0], index=index, wait=self._wait)
                 return await self._query(service, index)
-        _log.debug("waiting for a change of the whole catalog: too many services", service=service[0], direct=DIRECT)
+        _log.debug(
+            "waiting for a change of the whole catalog: too many services",
+            service=service[0],
+            direct=self._limits.direct,
+        )
         await self._catalog.changed(service, time.monotonic() + REFRESH)
         return await self._query_now(service)
 

@@ -21,7 +21,7 @@ from clb_discovery.sources.consul.change_watch import WATCH_BURST, WATCH_RATE
 from clb_discovery.sources.consul.client import ALL, Selection
 from clb_discovery.sources.consul.members import BOTH, is_anyone_usable, to_answer
 from clb_discovery.sources.consul.names import Names, Watched
-from clb_discovery.sources.consul.server import REFRESH, ConsulServer
+from clb_discovery.sources.consul.server import LOCAL, REFRESH, ConsulServer, Limits
 from clb_discovery.text import nearest
 
 RATE: Final = 10.0
@@ -171,13 +171,19 @@ class ConsulSource(_Hastened[Reading]):
     """
 
     def __init__(
-        self, server: ConsulServer, service: str, selection: Selection = ALL, families: frozenset[bool] = frozenset()
+        self,
+        server: ConsulServer,
+        service: str,
+        selection: Selection = ALL,
+        families: frozenset[bool] = frozenset(),
+        name: str | None = None,
     ) -> None:
         """Prepare; no query is sent yet.
 
         :param server: shared; its creator closes it.
         :param selection: which instances.
         :param families: those of its VIPs, True for IPv4; empty for those that its registration claims.
+        :param name: the name of the source, if another than `consul:redis`.
         :raises UsageError: if Consul's HTTP interface cannot be queried for this name.
         """
         objection = consul_objection(service)
@@ -186,6 +192,7 @@ class ConsulSource(_Hastened[Reading]):
         super().__init__(Bucket.full(RATE, BURST, time.monotonic()))
         self._server = server
         self._service = service, selection
+        self._name = name or f"consul:{service}"
         self._families = families
         self._names = Watched(server.names, self.name, self._wakeup.set)
         server.attach(self)
@@ -201,8 +208,8 @@ class ConsulSource(_Hastened[Reading]):
 
     @property
     def name(self) -> str:
-        """Name in status, logs and metrics: `consul:redis`."""
-        return f"consul:{self._service[0]}"
+        """Name in status, logs and metrics: `consul:redis`, `consul:redis?dc=dc2`."""
+        return self._name
 
     async def next(self) -> Answer:
         """Wait for the next complete answer and return it, whether or not it differs from the last.
@@ -300,6 +307,7 @@ def server_from_environment(  # noqa: PLR0913  # options beside the environment
     *,
     names: Names | None = None,
     wait: float = WAIT,
+    limits: Limits = LOCAL,
 ) -> ConsulServer:
     """Return the Consul server that the arguments and the variables of the consul command line name.
 
@@ -309,6 +317,7 @@ def server_from_environment(  # noqa: PLR0913  # options beside the environment
     :param datacenter: if another than the agent's.
     :param names: resolver of host names; `None` for the hosts file and the DNS servers of this host.
     :param wait: how long Consul holds a query without a change, in seconds.
+    :param limits: how many queries at a time.
     :raises UsageError: if a value cannot be used.
     """
     settings = environment.Settings(environ, options or {})
@@ -320,4 +329,5 @@ def server_from_environment(  # noqa: PLR0913  # options beside the environment
         auth=environment.auth(settings),
         names=names,
         wait=wait,
+        limits=limits,
     )

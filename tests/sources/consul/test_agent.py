@@ -18,10 +18,9 @@ from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.desired import desired
 from clb_discovery.sources.base import Source
-from clb_discovery.sources.consul import server as server_module
 from clb_discovery.sources.consul.blocking import WAIT
 from clb_discovery.sources.consul.client import OWN, Scope, Selection
-from clb_discovery.sources.consul.server import DIRECT, ConsulServer
+from clb_discovery.sources.consul.server import DIRECT, LOCAL, ConsulServer
 from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource, server_from_environment
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, make_tls
 from tests.support.faulty_consul import FaultyConsul
@@ -242,15 +241,12 @@ async def test_who_moves_and_who_is_out_is_named(agent: ConsulAgent, connect: Ca
 
 
 @pytest.mark.parametrize("direct", [DIRECT, 0])
-async def test_a_hastened_source_asks_the_leader_at_once(
-    agent: ConsulAgent, monkeypatch: pytest.MonkeyPatch, direct: int
-) -> None:
+async def test_a_hastened_source_asks_the_leader_at_once(agent: ConsulAgent, direct: int) -> None:
     """With a blocking query of its own or without, a hastened source cuts its wait, and the leader answers at once."""
-    monkeypatch.setattr(server_module, "DIRECT", direct)
     service = f"hastened-{direct}"
     async with FaultyConsul(agent, service) as consul:
         await consul.publish(frozenset({1}))
-        server = ConsulServer(consul.url)
+        server = ConsulServer(consul.url, limits=LOCAL._replace(direct=direct))
         source = ConsulSource(server, service)
         await source.next()
         source.hasten()  # while no call waits

@@ -18,7 +18,7 @@ from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.change_watch import ChangeWatch
 from clb_discovery.sources.consul.client import ALL, OWN, STALE, Client, Indexed, Mode
 from clb_discovery.sources.consul.names import Names
-from clb_discovery.sources.consul.server import ConsulServer
+from clb_discovery.sources.consul.server import LOCAL, ConsulServer
 from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource
 from clb_discovery.sources.consul.transport import Transport
 from clb_discovery.sources.dns.host_names import HostNames
@@ -166,10 +166,9 @@ async def test_a_list_of_services_that_has_not_changed_is_a_line() -> None:
 
 async def test_services_beyond_the_direct_ones_log_their_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service without a blocking query of its own waits for the whole catalog, whose queries have lines, too."""
-    monkeypatch.setattr(server_module, "DIRECT", 0)
     monkeypatch.setattr(server_module, "REFRESH", 0.3)
     async with FakeConsul(Reply(index="5"), Reply(hang=True)) as fake:
-        server = ConsulServer(fake.url)
+        server = ConsulServer(fake.url, limits=LOCAL._replace(direct=0))
         source = ConsulSource(server, "redis")
         with capture_logs() as logs:
             await source.next()

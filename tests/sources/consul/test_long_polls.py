@@ -13,8 +13,7 @@ from structlog.testing import capture_logs
 from clb_discovery.errors import SourceError
 from clb_discovery.model.answer import Answer, Outcome
 from clb_discovery.sources.base import Source
-from clb_discovery.sources.consul import server as server_module
-from clb_discovery.sources.consul.server import ConsulServer
+from clb_discovery.sources.consul.server import LOCAL, ConsulServer
 from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource
 from clb_discovery.sources.follow import follow
 from tests.support.consul import ConsulAgent
@@ -123,15 +122,12 @@ async def test_after_a_cut_an_answer_older_than_the_last_is_overruled_by_the_lea
 
 
 @pytest.mark.parametrize("cut", CUTS[::3], ids=str)
-async def test_cut_polls_make_nobody_ask_for_every_service(
-    agent: ConsulAgent, cut: Cut, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cut_polls_make_nobody_ask_for_every_service(agent: ConsulAgent, cut: Cut) -> None:
     """When services share the queries of the catalog, a cut query is not a change, and real changes still arrive."""
-    monkeypatch.setattr(server_module, "DIRECT", 0)
     names = [f"shared-{cut.status}-{number}" for number in range(5)]
     async with FaultyConsul(agent, names[0], cut) as consul:
         await consul.publish(frozenset({1}))
-        server = ConsulServer(consul.url, wait=WAIT)
+        server = ConsulServer(consul.url, wait=WAIT, limits=LOCAL._replace(direct=0))
         sources = [ConsulSource(server, name) for name in names]
         async with AsyncExitStack() as stack:
             heard = [await stack.enter_async_context(following(source)) for source in sources]
