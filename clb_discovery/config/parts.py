@@ -18,14 +18,14 @@ from clb_discovery.model.servers import (
     RealServer,
     Vip,
 )
-from clb_discovery.model.service import CONSUL, MAX_PARTS, SRV, STATIC, Part
+from clb_discovery.model.service import CONSUL, DNS, MAX_PARTS, SRV, STATIC, Part
 
-KINDS: Final = ("consul", "srv", "servers")
+KINDS: Final = ("consul", "srv", "dns", "servers")
 """The keys that name a source. Another kind is one more here, and its parser in `_PARSERS` below."""
 SELECTION: Final = ("filter", "tags")
 """The keys that select some of Consul's instances."""
-_OF_SERVICE: Final = {"filter": "consul", "tags": "consul", "linger": "srv"}
-"""The keys of a service that apply to one kind of source."""
+_OF_SERVICE: Final = {"filter": ("consul",), "tags": ("consul",), "linger": ("srv", "dns")}
+"""The keys of a service that apply to some kinds of sources."""
 _OF_PART: Final = (*KINDS, "priority", "share", "datacenter", *SELECTION)
 _OF_CONSUL: Final = ("datacenter", *SELECTION)
 _SERVER: Final = ("address", "weight", "priority")
@@ -44,9 +44,9 @@ def read_parts(name: str, table: Mapping[str, object]) -> tuple[Part, ...]:
         raise ValueError(f"has {' and '.join(kinds) or 'no source'}; set exactly one of {choice}")
     if kinds == ["from"]:
         return _from(name, table)
-    for key, kind in _OF_SERVICE.items():
-        if key in table and kinds[0] != kind:
-            raise ValueError(f"{key} = {toml_values.shown(table[key])}: applies to {kind} only; remove it")
+    for key, some in _OF_SERVICE.items():
+        if key in table and kinds[0] not in some:
+            raise ValueError(_misplaced(key, table[key], some))
     return (_PARSERS[kinds[0]](name, table[kinds[0]]),)
 
 
@@ -99,8 +99,8 @@ def _from(name: str, table: Mapping[str, object]) -> tuple[Part, ...]:
             raise ValueError(f"from, part {number}: {error}") from None
     _refuse_equal(parts)
     _refuse_uneven(parts)
-    if "linger" in table and not any(part.source.startswith(SRV) for part in parts):
-        raise ValueError(f"linger = {toml_values.shown(table['linger'])}: applies to srv only; remove it")
+    if "linger" in table and not any(part.source.startswith((SRV, DNS)) for part in parts):
+        raise ValueError(_misplaced("linger", table["linger"], _OF_SERVICE["linger"]))
     return tuple(parts)
 
 
@@ -114,7 +114,7 @@ def _part(name: str, table: object, others: Sequence[str]) -> Part:
         raise ValueError(f"has {' and '.join(kinds) or 'no source'}; set exactly one of {', '.join(KINDS)}")
     for key in _OF_CONSUL:
         if key in table and kinds != ["consul"]:
-            raise ValueError(f"{key} = {toml_values.shown(table[key])}: applies to consul only; remove it")
+            raise ValueError(_misplaced(key, table[key], ("consul",)))
     part = _PARSERS[kinds[0]](name, table[kinds[0]])
     chosen = selection(table)
     datacenter = _words("datacenter", table["datacenter"]) if "datacenter" in table else None
@@ -136,6 +136,10 @@ def _part(name: str, table: object, others: Sequence[str]) -> Part:
         chosen.get("filter"),
         chosen.get("tag", ()),
     )
+
+
+def _misplaced(key: str, value: object, kinds: Sequence[str]) -> str:
+    return f"{key} = {toml_values.shown(value)}: applies to {' and '.join(kinds)} only; remove it"
 
 
 def _refuse_equal(parts: Sequence[Part]) -> None:
@@ -168,11 +172,16 @@ def _srv(_: str, value: object) -> Part:
     return Part(SRV + toml_values.text("srv", value))
 
 
+def _dns(_: str, value: object) -> Part:
+    _, source = toml_values.parsed("dns", values.dns_source, toml_values.text("dns", value))
+    return Part(source)
+
+
 def _static(name: str, value: object) -> Part:
     return Part(STATIC + name, servers=_servers(value))
 
 
-_PARSERS: Final = {"consul": _consul, "srv": _srv, "servers": _static}
+_PARSERS: Final = {"consul": _consul, "srv": _srv, "dns": _dns, "servers": _static}
 
 
 def _words(key: str, value: object) -> str:

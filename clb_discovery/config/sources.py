@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clb_discovery.config.options import Options
 from clb_discovery.config.values import parse_name_and_port
@@ -83,16 +83,12 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
 
             ttls = options.min_ttl, options.max_ttl
             for part, wanted in in_dns:
-                families = wanted or BOTH
+                rest: dict[str, Any] = {"families": wanted or BOTH, "linger": part.linger}
                 if part.source.startswith(SRV):
-                    sources[part.source] = SrvSource(
-                        part.name, resolvers(), *ttls, families=families, linger=part.linger
-                    )
+                    sources[part.source] = SrvSource(part.name, resolvers(), *ttls, **rest)
                 else:
                     name, port = parse_name_and_port(part.name)
-                    sources[part.source] = AddressSource(
-                        name, port, resolvers(), *ttls, families=families, linger=part.linger
-                    )
+                    sources[part.source] = AddressSource(name, port, resolvers(), *ttls, **rest)
         yield sources
 
 
