@@ -36,12 +36,15 @@ from tests.support.web import web_servers
 
 instance = loaded_instance
 
-RECORDS: Final = "_redis._tcp SRV 0 1 6379 a\n_postgresql._tcp SRV 0 1 5432 a\na A 10.0.0.7\n"
+ZONES: Final = {
+    "example.com": "_redis._tcp SRV 0 1 6379 a\n_postgresql._tcp SRV 0 1 5432 a\na A 10.0.0.7\ndb A 10.0.0.7\n",
+    "eu-west-1.rds.amazonaws.com": "orders.abc123 A 10.0.0.7\n",
+}
 ADDRESSES: Final = ("10.0.0.7", "10.0.0.53")
 FOLLOWS: Final = ("--consul", "--service", "redis=10.64.0.1:6379")
 """Replaces the options that a document leaves out, as in `clb-discovery plan …`."""
 FOLLOWERS: Final = frozenset({"plan", "run"})
-SOURCES: Final = frozenset({"--consul", "--srv", "--config"})
+SOURCES: Final = frozenset({"--consul", "--srv", "--dns", "--config"})
 ENDLESS: Final = frozenset({"trace", "--watch"})
 INTERRUPTED: Final = 130
 EXIT_CODES: Final[Mapping[str, frozenset[int]]] = {"plan": frozenset({0, 2}), "status": frozenset({0, 1})}
@@ -76,7 +79,7 @@ def _in_surroundings(instance: str, cgroup: Path, directory: Path) -> None:
     authority = Authority(directory)
     with (
         ConsulAgent(directory, http_port=8500) as consul,
-        KnotServer({"example.com": RECORDS}, port=53),
+        KnotServer(ZONES, port=53),
         _dns_over_tls(authority),
         web_servers(ADDRESSES[0]) as (web,),
     ):

@@ -24,15 +24,25 @@ ROOT: Final = Path(__file__).parent.parent.parent
 RULES: Final = ROOT / "contrib" / "prometheus"
 DASHBOARD: Final = ROOT / "contrib" / "grafana" / "clb-discovery.json"
 
+PARTS: Final = """\
+[[service]]
+name = "parts"
+vip = "10.64.0.2:80"
+from = [{ servers = ["127.0.0.1:1"] }, { servers = ["127.0.0.1:2"], priority = 1 }]
+"""
+"""A pool of several parts, which has a metric of its own."""
+
 
 @pytest.fixture
 def scrape(instance: str, cgroup: Path, tmp_path: Path) -> str:
     """Return the scrape of a sidecar that has had some traffic."""
-    port = free_port()
+    port, config = free_port(), tmp_path / "clb.toml"
+    config.write_text(PARTS)
     with KnotServer() as knot:
         knot.write(f"_web._tcp SRV 0 1 {free_port()} one\none A 127.0.0.1")
         options = ["--srv", "_web._tcp.example=10.64.0.1:80", "--resolver", knot.address]
         options += ["--real-range", "127.0.0.0/8", "--metrics", f"127.0.0.1:{port}", "--check", "tcp"]
+        options += ["--config", str(config)]
         with sidecar(instance, cgroup, tmp_path, options):
             run_inside(cgroup, "curl", "--silent", "http://10.64.0.1/")
             return get(port, "/metrics")

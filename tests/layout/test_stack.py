@@ -52,4 +52,4 @@ def test_calls_by_the_kernel_are_seen() -> None:
     found = functions(OBJECTS[0].read_bytes())
     calls = {one.name: {found[callee].name for callee in one.calls} for one in found.values()}
     assert calls["clb_half_stays"] == {"clb_count_row"}
-    assert "clb_ended_early" in calls["clb_ends"]
+    assert "clb_ended_early" in calls["clb_gives_up"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+
+from tests.support.process import wait_until
 
 
 class MoodyServer:
@@ -51,7 +54,15 @@ class MoodyServer:
         with suppress(BlockingIOError):
             while True:
                 self._held.enter_context(self._sock.accept()[0])
-        self._held.enter_context(socket.create_connection(self.target, timeout=5))
+        filling = self._held.enter_context(socket.socket(self._sock.family))  # unless a client is faster
+        filling.setblocking(False)
+        filling.connect_ex(self.target)
+        wait_until(lambda: self._waiting() > 0, "a connection waits to be accepted")
+
+    def _waiting(self) -> int:
+        """Return the number of connections that were not accepted (tcpi_unacked of a listener)."""
+        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+        return int.from_bytes(info[24:28], sys.byteorder)
 
     def take(self) -> socket.socket:
         """Return the connection that has waited longest; it is closed with the server."""
