@@ -90,7 +90,8 @@ class AddressReader:
         :raises SourceError: if there is no address that can be used, and a query failed or an address is unusable.
         """
         addresses, earliest = self._resolvers.addresses, max(since, self._failed)
-        sets = await addresses.find(lookup, self._questions, earliest, self._bounds, wait_for_any=True)
+        found = await addresses.find(lookup, self._questions, earliest, self._bounds, wait_for_any=True)
+        sets = {asked: found[asked] for asked in self._questions}  # so that an error names the same one each time
         try:
             answer = build_addresses(to_text(self._name), self._port, list(sets.values()))
         except SourceError:
