@@ -26,7 +26,7 @@ struct clb_timers {
 };
 
 /* The first timer with this TCP_SYNCNT; 0 if the end of such a connect is not certain. */
-#define clb_first_timer(limit_ms, repeats) ((__u32)((limit_ms)*clb_pace(repeats) >> 32))
+#define clb_first_timer(limit_ms, repeats) ((__u32)(clb_pace(repeats) * (limit_ms) >> 32))
 
 /* Whether it is at most the kernel's own first timer, which is a second (RFC 6298). */
 #define clb_fits(limit_ms, repeats) (clb_first_timer(limit_ms, repeats) - 1 < clb_longest)

@@ -68,7 +68,7 @@ const volatile struct {
 #define clb_buckets clb_constants.buckets
 #define clb_tick_ns clb_constants.tick_ns
 #define clb_longest clb_constants.longest
-#define clb_pace(repeats) clb_constants.paces[(repeats)-1]
+#define clb_pace(repeats) clb_constants.paces[-1 + (repeats)]
 #endif
 
 /* The time in ticks, never 0. It wraps around after 49 days or more. Ticks cost nothing to read, other clocks do. */
