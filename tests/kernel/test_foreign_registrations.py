@@ -13,6 +13,7 @@ from tests.support.fake_consul import FakeConsul, Reply
 from tests.support.fake_consul import instance as instance_entry
 from tests.support.fake_dns import SilentDns
 from tests.support.faulty_consul import Cut, FaultyConsul
+from tests.support.in_process import STOPS_WITHIN
 from tests.support.pace import patient
 from tests.support.sidecar import pool, sidecar, status, wait_for_pool
 from tests.support.spares import loaded_instance
@@ -87,4 +88,4 @@ def bounded_and_ended(instance: str, cgroup: Path, tmp_path: Path, options: list
             time.sleep(0.3)
         started = time.monotonic()
         assert found.stop() == 0
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < STOPS_WITHIN
