@@ -185,10 +185,13 @@ def _of_member(named: Mapping[tuple[str, int | None], Unread], identity: str, po
 
 
 def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Collection[str]:
-    """Return the identities of members that are out and have no usable endpoint: former endpoints are out, too."""
+    """Return the identities of members that are out and have no usable endpoint: former endpoints are out, too.
+
+    While all members are unread nothing is known of other endpoints, so there are none.
+    """
     identities = answer.identities
     out = {*answer.out_members, *(identities[endpoint] for endpoint in answer.out if endpoint in identities)}
-    if not out:
+    if not out or any(one.identity == ALL_MEMBERS for one in answer.unread):
         return ()
     usable = {identities.get(endpoint) for endpoint in _endpoints(answer.servers) if is_usable(endpoint)}
     return out - usable - {one.identity for one in answer.unread}

@@ -149,6 +149,8 @@ class Answers(RuleBasedStateMachine):
         }
         stated = {answer.identities.get(endpoint) for endpoint in answer.out} - {None}
         stated -= {answer.identities.get(endpoint) for endpoint in named} | {one.identity for one in answer.unread}
+        if ALL_MEMBERS in {one.identity for one in answer.unread}:
+            stated = set()
         untold = gaps_that_nobody_can_tell(answer, was - set(answer.out), named | unread)
         untold = frozenset(endpoint for endpoint in untold if identities.get(endpoint) not in stated)
         unread |= untold
