@@ -1,10 +1,8 @@
 # Every target does its own set-up, and can be repeated.
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
-# Two for each processor and one more, because tests wait more than they compute.
-PROCESSES := $(shell expr 2 '*' $$(nproc) + 1)
-# Those of the kernel wait the most.
-TEST_PROCESSES := $(shell expr 3 '*' $$(nproc) + 1)
+# Three for each processor and one more, because tests wait more than they compute.
+PROCESSES := $(shell expr 3 '*' $$(nproc) + 1)
 SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*[/ ](ba|da)?sh$$' .ci benchmarks contrib scripts tests)
 C_FILES = $(wildcard $(addsuffix /*.[ch],benchmarks bpf soak))
 # They run side by side; the slowest comes first.
@@ -29,7 +27,7 @@ demo: ## show everything at work on this machine (root, or through sudo)
 test: ## run lint and every test but those of the targets below (root, or through sudo)
 	@scripts/setup test
 	@$(MAKE) --no-print-directory lint
-	@$(AS_ROOT) .venv/bin/pytest -n $(TEST_PROCESSES) --dist loadgroup --durations 20 $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/bin/pytest -n $(PROCESSES) --dist loadgroup --durations 20 $(PYTEST_ARGS)
 
 test-bcc: ## run the kernel tests with programs that BCC compiles on this machine (root, or through sudo)
 	@scripts/setup test
