@@ -31,7 +31,7 @@ static __always_inline int clb_is_of_kernel(struct bpf_sock *sk)
 
 /* The cookie of a TCP socket, and whether the kernel itself has made it; 0 if it has no cookie, and so no record. The helper
  * for cookies would make one. */
-static __always_inline __u64 clb_cookie_of(struct bpf_sock_ops *ctx, struct bpf_sock *sk, int *is_of_kernel)
+static __always_inline __u64 clb_identify(struct bpf_sock_ops *ctx, struct bpf_sock *sk, int *is_of_kernel)
 {
 	const struct sock *inside = (const struct sock *)bpf_skc_to_tcp_sock(sk);
 
@@ -44,12 +44,19 @@ static __always_inline __u64 clb_cookie_of(struct bpf_sock_ops *ctx, struct bpf_
 #else
 #define clb_is_of_kernel(sk) ((void)(sk), 1)
 
-static __always_inline __u64 clb_cookie_of(struct bpf_sock_ops *ctx, struct bpf_sock *sk, int *is_of_kernel)
+static __always_inline __u64 clb_identify(struct bpf_sock_ops *ctx, struct bpf_sock *sk, int *is_of_kernel)
 {
 	(void)sk;
 	*is_of_kernel = 1;
 	return bpf_get_socket_cookie(ctx);
 }
 #endif
+
+static __always_inline __u64 clb_cookie_of(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	int is_of_kernel;
+
+	return clb_identify(ctx, sk, &is_of_kernel);
+}
 
 #endif

@@ -408,11 +408,11 @@ CLB_HOT int clb_leaves(struct bpf_sock_ops *ctx)
 	struct clb_record record = {};
 	struct clb_socket *socket;
 	__u64 cookie;
-	int is_of_kernel = 0, missing;
+	int missing;
 
 	if (!sk)
 		return 0;
-	cookie = clb_cookie_of(ctx, sk, &is_of_kernel);
+	cookie = clb_cookie_of(ctx, sk);
 	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	socket = record.socket;
@@ -498,11 +498,10 @@ CLB_HOT int clb_sets_timer(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
 	__u64 cookie;
-	int is_of_kernel = 0;
 
 	if (!sk)
 		return 0;
-	cookie = clb_cookie_of(ctx, sk, &is_of_kernel);
+	cookie = clb_cookie_of(ctx, sk);
 	if (cookie && clb_find_record(sk, cookie, &record) && record.socket->connect_timeout_ms)
 		ctx->reply = clb_timers_of(record.socket->connect_timeout_ms).first;
 	return 0;
@@ -516,11 +515,10 @@ CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
 	__u64 cookie;
-	int is_of_kernel = 0;
 
 	if (ctx->state != BPF_TCP_SYN_SENT || !sk)
 		return 0;
-	cookie = clb_cookie_of(ctx, sk, &is_of_kernel);
+	cookie = clb_cookie_of(ctx, sk);
 	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	if (expired)
@@ -553,7 +551,7 @@ CLB_HOT int clb_changes_state(struct bpf_sock_ops *ctx)
 
 	if ((after != BPF_TCP_ESTABLISHED && after != BPF_TCP_CLOSE) || !sk)
 		return 0;
-	cookie = clb_cookie_of(ctx, sk, &is_of_kernel);
+	cookie = clb_identify(ctx, sk, &is_of_kernel);
 	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	follows = record.socket->follows;
