@@ -334,7 +334,7 @@ static __always_inline int clb_schedule(struct bpf_sock_addr *ctx, struct clb_re
 		return 1;
 	if (CLB_CAN_JUDGE_LATE)
 		search->home = clb_is_home(ctx);
-	if (clb_takes(pool, request->server, request->to.server, search->home))
+	if (clb_takes_although_out(pool, request->to.server, search->home))
 		return 1;
 	found = clb_elsewhere(index, search->by_chance, search->home, search->turns);
 	search->turns = found >> 32;

@@ -140,12 +140,18 @@ static __always_inline int clb_may_be_out(const struct clb_virtual *pool, const 
 	return server && server->ejected_until | (pool->flags & CLB_STEERED);
 }
 
+/* Whether a server with this index takes a connect, if clb_may_be_out. */
+static __always_inline int clb_takes_although_out(const struct clb_virtual *pool, __u32 index, __s32 home)
+{
+	return clb_takes_now(index, pool->eject_after ? pool->eject_first_ms : 0, pool->eject_most_ms,
+			     pool->flags & CLB_STEERED, home);
+}
+
 /* Whether a server with this index takes a connect. */
 static __always_inline int clb_takes(const struct clb_virtual *pool, const struct clb_server *server, __u32 index,
 				     __s32 home)
 {
-	return !clb_may_be_out(pool, server) || clb_takes_now(index, pool->eject_after ? pool->eject_first_ms : 0,
-							      pool->eject_most_ms, pool->flags & CLB_STEERED, home);
+	return !clb_may_be_out(pool, server) || clb_takes_although_out(pool, index, home);
 }
 
 /* Whether a server is kept away from connects now. For waits see clb_is_out_at. */
