@@ -10,9 +10,7 @@ from typing import Final, NamedTuple
 import dns.message
 import dns.rcode
 import dns.rrset
-from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
 from dns.message import Message, QueryMessage
-from dns.nameserver import AddressAndPortNameserver
 from dns.rdatatype import SRV, A
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -24,55 +22,25 @@ from clb_discovery.model.servers import RealServer
 from clb_discovery.model.service import RemovalPolicy
 from clb_discovery.sources.dns.addresses import AddressSource
 from clb_discovery.sources.dns.answer import JITTER
-from clb_discovery.sources.dns.exchange import Servers
 from clb_discovery.sources.dns.lookup import MAX_CNAMES
-from clb_discovery.sources.dns.resolvers import Resolvers
 from clb_discovery.sources.dns.srv import SrvSource
 from clb_discovery.state.guard import Guarded, admit
+from tests.support.memory_dns import InMemory, Only
 from tests.support.srv import Always
 
 HOLD: Final = 30.0
 TTLS: Final = st.integers(1, 100_000)
 
 
-class Fixed(Resolvers):
-    """One name server in memory."""
-
-    def __init__(self, server: AddressAndPortNameserver) -> None:
-        super().__init__(["127.0.0.1"])
-        self._only = Servers([server], (1.0,))
-
-    def current(self) -> Servers:
-        """Return it."""
-        return self._only
-
-
-class InMemory(AddressAndPortNameserver):
+class Zone(InMemory):
     """Answers what `reply` returns."""
-
-    def __init__(self) -> None:
-        super().__init__("127.0.0.1", 53)
-
-    def kind(self) -> str:
-        """Return the kind of an ordinary server."""
-        return "Do53"
 
     def reply(self, name: str, kind: str) -> Sequence[str] | None:
         """Return the lines of the answer section; None for SERVFAIL."""
         raise NotImplementedError
 
-    async def async_query(  # noqa: PLR0917 - the shape of its base class
-        self,
-        request: QueryMessage,
-        timeout: float,  # noqa: ARG002, ASYNC109 - as above
-        source: str | None,  # noqa: ARG002 - as above
-        source_port: int,  # noqa: ARG002 - as above
-        max_size: bool,  # noqa: ARG002 - as above
-        backend: Backend,  # noqa: ARG002 - as above
-        one_rr_per_rrset: bool = False,  # noqa: ARG002, FBT002 - as above
-        ignore_trailing: bool = False,  # noqa: ARG002, FBT002 - as above
-    ) -> Message:
-        """Answer at once."""
+    def respond(self, request: QueryMessage) -> Message:
+        """Return the response with these lines."""
         question = request.question[0]
         response = dns.message.make_response(request, recursion_available=True)
         lines = self.reply(question.name.to_text(), question.rdtype.name)
@@ -91,10 +59,10 @@ class InMemory(AddressAndPortNameserver):
         if lines is not None and not lines:
             soa = "ns. admin. 1 3600 600 86400 100000"
             response.authority.append(dns.rrset.from_text("example.", 100_000, "IN", "SOA", soa))
-        return dns.message.from_wire(response.to_wire())
+        return response
 
 
-class Chain(InMemory):
+class Chain(Zone):
     """A name behind CNAMEs, of which each answer has some."""
 
     def __init__(self, ttls: Sequence[int], cuts: Iterable[int], last: int) -> None:
@@ -130,7 +98,7 @@ def test_smallest_ttl_of_any_chain_counts(
     expected = min(max(ttl, least), most)
 
     async def check() -> None:
-        resolvers = Fixed(Chain(cnames, cuts, last))
+        resolvers = Only(Chain(cnames, cuts, last))
         one = AddressSource("n0.example", 80, resolvers, least, most, families=(True,), rng=Always(0.5))
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -155,7 +123,7 @@ SOME: Final = st.none() | st.frozensets(st.integers(1, 5))
 TOLD: Final = st.lists(st.builds(Told, SOME, SOME, st.sampled_from([1.0, HOLD / 2, HOLD])), min_size=1, max_size=10)
 
 
-class Teller(InMemory):
+class Teller(Zone):
     """Returns the addresses that it was told, in another order each time."""
 
     def __init__(self) -> None:
@@ -208,7 +176,7 @@ def test_families_are_merged_by_the_rules(told: Sequence[Told]) -> None:
 
     async def check() -> None:
         server = Teller()
-        source = AddressSource("db.example", 80, Fixed(server), 0.001, 0.001, linger=0)
+        source = AddressSource("db.example", 80, Only(server), 0.001, 0.001, linger=0)
         state, now = Guarded(), 0.0
         ipv4, ipv6 = Family(), Family()
         for one in told:
@@ -236,7 +204,7 @@ def numbers(servers: Iterable[RealServer], *, ipv4: bool) -> frozenset[int]:
     return frozenset(server.address[-1] for server in servers if is_ipv4(server.address) is ipv4)
 
 
-class Both(InMemory):
+class Both(Zone):
     """One set of addresses, as those of a plain name and as those of the only target of an SRV record."""
 
     def __init__(self, addresses: Sequence[int], ttl: int) -> None:
@@ -256,7 +224,7 @@ def test_plain_name_is_as_an_srv_record_for_it(addresses: Sequence[int], ttl: in
     """Servers and the time of the next query are those of an SRV record with this target."""
 
     async def check() -> None:
-        resolvers = Fixed(Both(addresses, ttl))
+        resolvers = Only(Both(addresses, ttl))
         clock = asyncio.get_running_loop().time
         plain = AddressSource("db.example", 80, resolvers, families=(True,), rng=Always(0.0))
         srv = SrvSource("_db._tcp.example", resolvers, families=(True,), rng=Always(0.0))

@@ -11,9 +11,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
-from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
 from dns.message import Message, QueryMessage
-from dns.nameserver import AddressAndPortNameserver
 from dns.rdatatype import SRV
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -21,10 +19,10 @@ from hypothesis import strategies as st
 from clb_discovery.errors import SourceError
 from clb_discovery.model.address import format_address
 from clb_discovery.model.answer import Answer
-from clb_discovery.sources.dns.exchange import Servers
 from clb_discovery.sources.dns.resolvers import Resolvers
 from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
+from tests.support.memory_dns import InMemory, Only
 from tests.support.srv import NAME, SOA, records, shown, source
 from tests.support.srv import SRV as QUESTION
 
@@ -52,35 +50,17 @@ GROWING = [SrvAnswer(frozenset((target, 80) for target in TARGETS[:count]), froz
 TWO_OF_THREE = [SrvAnswer(A | B | C, frozenset(along)) for along in ("ab", "bc", "ac", "ab", "bc")]
 
 
-class Fickle(AddressAndPortNameserver):
+class Fickle(InMemory):
     """Returns the next of some answers to each query for the SRV records, and a fixed address to all others."""
 
     def __init__(self, answers: Sequence[SrvAnswer], failing: frozenset[str]) -> None:
-        super().__init__("127.0.0.1", 53)
+        super().__init__()
         self._answers = answers
         self._failing = failing
         self.given: list[Records] = []
 
-    def kind(self) -> str:
-        """Return the kind of an ordinary server."""
-        return "Do53"
-
-    async def async_query(  # noqa: PLR0917 - the shape of its base class
-        self,
-        request: QueryMessage,
-        timeout: float,  # noqa: ARG002, ASYNC109 - as above
-        source: str | None,  # noqa: ARG002 - as above
-        source_port: int,  # noqa: ARG002 - as above
-        max_size: bool,  # noqa: ARG002 - as above
-        backend: Backend,  # noqa: ARG002 - as above
-        one_rr_per_rrset: bool = False,  # noqa: ARG002, FBT002 - as above
-        ignore_trailing: bool = False,  # noqa: ARG002, FBT002 - as above
-    ) -> Message:
-        """Answer from the list."""
-        await asyncio.sleep(0)
-        return dns.message.from_wire(self._respond(request).to_wire())
-
-    def _respond(self, request: QueryMessage) -> Message:
+    def respond(self, request: QueryMessage) -> Message:
+        """Return the next answer for the SRV records, or a fixed address."""
         response = dns.message.make_response(request, recursion_available=True)
         question = request.question[0]
         if question.rdtype == SRV:
@@ -99,18 +79,6 @@ class Fickle(AddressAndPortNameserver):
         else:
             response.answer.append(dns.rrset.from_text(question.name, 1, "IN", "A", ADDRESSES[target]))
         return response
-
-
-class Only(Resolvers):
-    """Resolvers with one server."""
-
-    def __init__(self, server: Fickle) -> None:
-        super().__init__(["127.0.0.1"])
-        self._only = Servers([server], (1.0,))
-
-    def current(self) -> Servers:
-        """Return this server."""
-        return self._only
 
 
 def is_whole(answer: Answer, reading: Records, failing: frozenset[str]) -> bool:
