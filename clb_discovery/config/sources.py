@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clb_discovery.config.options import Options
 from clb_discovery.config.values import parse_name_and_port
 from clb_discovery.model.address import is_ipv4
-from clb_discovery.model.service import CATALOG, CONSUL, DNS, SRV, STATIC, Service
+from clb_discovery.model.service import CATALOG, CONSUL, DNS, SRV, STATIC, Part, Service
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.static import StaticSource
 
@@ -75,21 +75,26 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
                     if part.source == CATALOG
                     else ConsulSource(agent, part.name, selection, families, part.source)
                 )
-        in_dns = [one for one in parts if one[0].source.startswith((SRV, DNS))]
-        if in_dns:
-            from clb_discovery.sources.dns.addresses import AddressSource  # noqa: PLC0415
-            from clb_discovery.sources.dns.source import BOTH  # noqa: PLC0415
-            from clb_discovery.sources.dns.srv import SrvSource  # noqa: PLC0415
-
-            ttls = options.min_ttl, options.max_ttl
-            for part, wanted in in_dns:
-                rest: dict[str, Any] = {"families": wanted or BOTH, "linger": part.linger}
-                if part.source.startswith(SRV):
-                    sources[part.source] = SrvSource(part.name, resolvers(), *ttls, **rest)
-                else:
-                    name, port = parse_name_and_port(part.name)
-                    sources[part.source] = AddressSource(name, port, resolvers(), *ttls, **rest)
+        for part, families in parts:
+            if part.source.startswith((SRV, DNS)):
+                sources[part.source] = _in_dns(part, families, resolvers(), options)
         yield sources
+
+
+def _in_dns(part: Part, families: Collection[bool], resolvers: Resolvers, options: Options) -> Source:
+    """Return the source of a part in DNS.
+
+    :param families: those of the VIPs; empty for both.
+    """
+    from clb_discovery.sources.dns.addresses import AddressSource  # noqa: PLC0415
+    from clb_discovery.sources.dns.source import BOTH  # noqa: PLC0415
+    from clb_discovery.sources.dns.srv import SrvSource  # noqa: PLC0415
+
+    ttls, wanted = (options.min_ttl, options.max_ttl), families or BOTH
+    if part.source.startswith(SRV):
+        return SrvSource(part.name, resolvers, *ttls, families=wanted, linger=part.linger)
+    name, port = parse_name_and_port(part.name)
+    return AddressSource(name, port, resolvers, *ttls, families=wanted, linger=part.linger)
 
 
 def _families(service: Service) -> frozenset[bool]:
