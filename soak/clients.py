@@ -65,40 +65,28 @@ def _seen(sock: socket.socket, address: str, port: int, answer: bytes) -> tuple[
 
 def blocking(address: str, port: int) -> tuple[Stage, int, int]:
     """Connect and query the server; return stage, error and the number of the server."""
-    stage = Stage.CONNECT_FAILED
-    with _socket(address) as sock:
-        sock.settimeout(PATIENCE)
-        try:
-            sock.connect((address, port))
-            stage = Stage.NO_ANSWER
-            sock.sendall(b"?")
-            return _seen(sock, address, port, sock.recv(4))
-        except OSError as error:
-            return stage, error.errno or errno.ETIMEDOUT, 0
+    return _connected(address, port, PATIENCE, PATIENCE)
 
 
 def brief(address: str, port: int) -> tuple[Stage, int, int]:
     """As `blocking`, with little patience."""
-    stage = Stage.CONNECT_FAILED
-    with _socket(address) as sock:
-        try:
-            sock.settimeout(BRIEF)
-            sock.connect((address, port))
-            stage = Stage.NO_ANSWER
-            sock.settimeout(ANSWER)
-            return _asked(sock, address, port)
-        except OSError as error:
-            return stage, error.errno or errno.ETIMEDOUT, 0
+    return _connected(address, port, BRIEF, ANSWER)
 
 
 def waiting(address: str, port: int) -> tuple[Stage, int, int]:
     """As `blocking`, without a time limit for the connect."""
+    return _connected(address, port, None, PATIENCE)
+
+
+def _connected(address: str, port: int, connect: float | None, answer: float) -> tuple[Stage, int, int]:
+    """Connect and query the server, each with its time limit in seconds; None for none."""
     stage = Stage.CONNECT_FAILED
     with _socket(address) as sock:
         try:
+            sock.settimeout(connect)
             sock.connect((address, port))
             stage = Stage.NO_ANSWER
-            sock.settimeout(PATIENCE)
+            sock.settimeout(answer)
             return _asked(sock, address, port)
         except OSError as error:
             return stage, error.errno or errno.ETIMEDOUT, 0
