@@ -254,7 +254,7 @@ CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __s32 home, __u32 t
 		} while (draw < CLB_DRAWS);
 		return clb_found(search.at, search.turns);
 	}
-	if (server && server->ejected_until) /* this connect is its probe */
+	if (server && server->ejected_until && !server->suspect) /* this connect is its probe */
 		return clb_found(taker, search.turns);
 	if (slot->first != search.first) {
 		search.first = slot->first;

@@ -514,6 +514,7 @@ CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
 	int is_kept = repeated && !ctx->retrans_out; /* a filter of this host has dropped the repetition */
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
+	struct clb_sent sent;
 	__u64 cookie;
 
 	if (ctx->state != BPF_TCP_SYN_SENT || !sk)
@@ -527,6 +528,10 @@ CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
 		clb_bring_forward(ctx, record.socket, repeated);
 	if (is_kept)
 		record.socket->at = 0;
+	if (expired || !record.socket->watched || !clb_is_judge(ctx))
+		return 0;
+	clb_copy(record.socket, &sent);
+	clb_doubt(&sent);
 	return 0;
 }
 

@@ -126,10 +126,10 @@
 /* Bits of clb_virtual.flags */
 #define CLB_COUNT_ACTIVE 1 /* keep clb_server.active; CLB_LEAST_CONN needs it */
 #define CLB_STEERED 2      /* look at clb_steering for every connect: the sidecar checks its servers */
-#define CLB_SUSPECTS 4     /* one failed connect makes a server suspect while the sidecar reads clb_changes */
+#define CLB_SUSPECTS 4     /* a connect that fails or waits makes a server suspect while the sidecar listens */
 
 /* clb_change.kind */
-#define CLB_CHANGE_SUSPECT 1  /* its first failed connect */
+#define CLB_CHANGE_SUSPECT 1  /* its first failed connect, or one that waits for an answer */
 #define CLB_CHANGE_EJECTED 2  /* it was ejected, or its probe failed */
 #define CLB_CHANGE_RETURNED 3 /* a connect to it succeeded, or the sidecar has reached it */
 
@@ -244,7 +244,7 @@ struct clb_server {
 	__u8 ejections;      /* ejections in close succession: each doubles the duration */
 	__u8 probing;        /* 1: a connect was sent to probe whether it works again */
 	__u8 cause;          /* CLB_CAUSE_* of the failure that ejected it last */
-	__u8 suspect;        /* 1: it is out because of one failed connect, and the sidecar probes it */
+	__u8 suspect;        /* 1: it is out because of one connect, and the sidecar probes it; see clb_obey */
 	struct bpf_spin_lock lock; /* protects ejected_until, changed_at, began, and the fields of less than 32 bits */
 };
 

@@ -21,7 +21,7 @@ struct clb_sent {
 
 #define CLB_MOST_DOUBLINGS 16
 
-/* How long a server is suspect without a word from the sidecar. */
+/* How long a suspect server is passed over without a word from the sidecar. */
 #define CLB_SUSPICION (1000 * CLB_NS_PER_MS)
 
 /* -1 if the network namespace of this context is home, or if that is not known; 0 if it is foreign. No branch decides,
@@ -73,31 +73,27 @@ static __always_inline void clb_put_out(struct clb_server *server, __u64 now, __
 }
 
 /* Do what the sidecar has said since the last change of a server. If it has reached the server, the server is back; if it
- * has not, a suspect one is ejected. changed_at stays before its word, which so goes on to decide. Without a word, a
- * suspicion ends with its time. The caller holds the lock. */
+ * has not, a suspect one is ejected. changed_at stays before its word, which so goes on to decide. The caller holds the
+ * lock. */
 static __always_inline void clb_obey(struct clb_server *server, __u64 decided_at, __u64 out_until, __u64 now,
 				     __u32 first_ms, __u32 most_ms)
 {
-	if (!server->ejected_until)
+	if (!server->ejected_until || decided_at <= server->changed_at)
 		return;
-	if (decided_at > server->changed_at) {
-		if (!out_until) {
-			server->ejected_until = 0;
-			server->changed_at = decided_at;
-			server->in_row = 0;
-			server->probing = 0;
-			server->suspect = 0;
-		} else if (server->suspect) {
-			clb_put_out(server, now, first_ms, most_ms);
-		}
-	} else if (server->suspect && now >= server->ejected_until) {
+	if (!out_until) {
 		server->ejected_until = 0;
+		server->changed_at = decided_at;
+		server->in_row = 0;
+		server->probing = 0;
 		server->suspect = 0;
+	} else if (server->suspect) {
+		clb_put_out(server, now, first_ms, most_ms);
 	}
 }
 
 /* Whether a server that may be out takes a connect. When its ejection or the lease of the sidecar's word is over, the
- * first connect from home probes it, and all others are kept away for hold_ms more. A foreign one never probes.
+ * first connect from home probes it, and all others are kept away for hold_ms more. A foreign one never probes. A suspect
+ * one that the sidecar has said nothing of in time takes all connects, and stays suspect: a later word still counts.
  *
  * hold_ms is 0 if its virtual server does not eject: then the outcome of a probe would not be recorded. */
 CLB_GLOBAL int clb_takes_now(__u32 index, __u32 hold_ms, __u32 most_ms, __u32 steered, __s32 home)
@@ -122,6 +118,8 @@ CLB_GLOBAL int clb_takes_now(__u32 index, __u32 hold_ms, __u32 most_ms, __u32 st
 	later = decided_at > server->changed_at;
 	if (!server->ejected_until) {
 		takes = !steered || !later || now >= out_until;
+	} else if (server->suspect) {
+		takes = now >= server->ejected_until;
 	} else if ((now & (__u64)(__s64)home) >= (later ? out_until : server->ejected_until)) {
 		/* A branch for home would tell the verifier its value, and double all that comes next. */
 		server->ejected_until = now + hold_ms * CLB_NS_PER_MS;
@@ -290,7 +288,7 @@ CLB_FUNCTION enum clb_turn_out clb_suspect(struct clb_server *server, const stru
 	enum clb_turn_out becomes = CLB_STAYS;
 
 	bpf_spin_lock(&server->lock);
-	if (!server->ejected_until) {
+	if (!server->ejected_until || (server->suspect && now >= server->ejected_until)) {
 		if (now - server->changed_at > most) /* an ejection that follows would see only the suspicion */
 			server->ejections = 0;
 		server->ejected_until = now + CLB_SUSPICION;
@@ -347,27 +345,16 @@ CLB_FUNCTION __u32 clb_count_failure(struct clb_server *server, const struct clb
 static __always_inline int clb_may_suspect(const struct clb_virtual *pool, const struct clb_sent *sent,
 					   const struct clb_server *server)
 {
-	return pool->flags & CLB_SUSPECTS && !server->ejected_until &&
-	       !clb_is_out(server, &sent->server, clb_is_steered(pool), 0) && clb_is_read(CLB_LISTENS_CHANGES);
+	return pool->flags & CLB_SUSPECTS && !clb_is_out(server, &sent->server, clb_is_steered(pool), ~0ULL) &&
+	       clb_is_read(CLB_LISTENS_CHANGES);
 }
 
-/* A connect failed to a server of the virtual server with this index. Returns whether the server was ejected because of
- * it. */
-static __always_inline int clb_failed(const struct clb_virtual *pool, __u32 index, const struct clb_sent *sent,
-				      __u32 cause)
+/* Eject a server of the virtual server with this index, or make it suspect, if it may be. Returns whether it was ejected. */
+static __always_inline int clb_pass_over(const struct clb_virtual *pool, __u32 index, const struct clb_sent *sent,
+					 struct clb_server *server, __u32 cause, int ejects)
 {
-	struct clb_server *server = clb_server_since(&sent->server, sent->began);
-	struct clb_steering *steering = clb_lookup(clb_steering, &sent->server);
 	enum clb_turn_out becomes;
-	__u32 in_row;
-	int ejects;
 
-	if (!server || !steering)
-		return 0;
-	in_row = clb_count_failure(server, steering, pool, cause);
-	if (!pool || !pool->eject_after)
-		return 0;
-	ejects = in_row >= pool->eject_after;
 	if (!ejects && !clb_may_suspect(pool, sent, server))
 		return 0;
 	if (!server->ejected_until && !clb_may_eject(pool, index, sent->rank, 1))
@@ -382,6 +369,22 @@ static __always_inline int clb_failed(const struct clb_virtual *pool, __u32 inde
 	}
 	clb_report_change(server, sent->server, ejects ? CLB_CHANGE_EJECTED : CLB_CHANGE_SUSPECT);
 	return ejects;
+}
+
+/* A connect failed to a server of the virtual server with this index. Returns whether the server was ejected because of
+ * it. */
+static __always_inline int clb_failed(const struct clb_virtual *pool, __u32 index, const struct clb_sent *sent,
+				      __u32 cause)
+{
+	struct clb_server *server = clb_server_since(&sent->server, sent->began);
+	struct clb_steering *steering = clb_lookup(clb_steering, &sent->server);
+	__u32 in_row;
+
+	if (!server || !steering)
+		return 0;
+	in_row = clb_count_failure(server, steering, pool, cause);
+	return pool && pool->eject_after &&
+	       clb_pass_over(pool, index, sent, server, cause, in_row >= pool->eject_after);
 }
 
 /* Whether a connect that is given up now was unanswered for long enough to be a failure. */
@@ -412,6 +415,20 @@ CLB_FUNCTION int clb_ended_early(const struct clb_sent *sent, __u64 cookie, __u3
 				   cause);
 	if (cause && sent->watched && clb_failed(pool, index, sent, cause) && sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED, cause);
+	return 0;
+}
+
+/* A connect still waits, and would be a failure if it were given up now. An application without a time-out waits for
+ * seconds, in which others would be sent to a dead server: so its server becomes suspect at once. */
+CLB_FUNCTION int clb_doubt(const struct clb_sent *sent)
+{
+	const struct clb_vip *vip = &sent->member.vip;
+	struct clb_server *server = clb_server_since(&sent->server, sent->began);
+	__u32 index = clb_find_virtual(vip, vip->port, clb_hash(vip->address));
+	struct clb_virtual *pool = index ? clb_lookup(clb_virtual, &index) : 0;
+
+	if (server && pool && pool->eject_after && clb_was_silent(pool, sent))
+		clb_pass_over(pool, index, sent, server, CLB_CAUSE_SILENT, 0);
 	return 0;
 }
 

@@ -183,11 +183,11 @@ static __always_inline __u64 clb_out_until(const struct clb_server *server, cons
 
 /* 1 if a server is out at this time, else 0; without a branch.
  *
- * waits is all ones if one that waits for its probe is out, too, else 0. */
+ * waits is all ones if one that waits for its probe is out, too, else 0. A suspect one never waits for a connect. */
 static __always_inline __u32 clb_is_out_at(__u64 now, const struct clb_server *server,
 					   const struct clb_steering *steering, __u64 steered, __u64 waits)
 {
-	__u64 left = now & ~(waits & clb_sign(-server->ejected_until));
+	__u64 left = now & ~(waits & clb_sign(-server->ejected_until) & ((__u64)server->suspect - 1));
 
 	left -= clb_out_until(server, steering, steered);
 	clb_opaque(left);

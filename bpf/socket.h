@@ -194,11 +194,8 @@ CLB_HOT int clb_release(const struct clb_record *record, __u64 cookie)
 	return 1;
 }
 
-/* As clb_release; sent is where the socket was sent. */
-static __always_inline int clb_take(const struct clb_record *record, __u64 cookie, struct clb_sent *sent)
+static __always_inline void clb_copy(const struct clb_socket *socket, struct clb_sent *sent)
 {
-	const struct clb_socket *socket = record->socket;
-
 	sent->member = socket->member;
 	sent->began = socket->began;
 	sent->started = socket->started;
@@ -206,6 +203,12 @@ static __always_inline int clb_take(const struct clb_record *record, __u64 cooki
 	sent->at = socket->at;
 	sent->rank = socket->rank;
 	sent->watched = socket->watched;
+}
+
+/* As clb_release; sent is where the socket was sent. */
+static __always_inline int clb_take(const struct clb_record *record, __u64 cookie, struct clb_sent *sent)
+{
+	clb_copy(record->socket, sent);
 	return clb_release(record, cookie);
 }
 

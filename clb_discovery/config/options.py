@@ -225,8 +225,9 @@ class Options:
     )
     """Milliseconds; 0 for never."""
     no_suspicion: bool = _SCHEDULING.switch(
-        "let only --eject-after eject a server; without this option the first failed connect makes it suspect: it gets "
-        "no connects for a second at most, while the sidecar probes it, and is ejected if the probe fails"
+        "let only --eject-after eject a server; without this option the first connect that fails, or waits for about a "
+        "second, makes it suspect: it gets none for a second at most, while the sidecar probes it, and is ejected if "
+        "the probe fails"
     )
     connect_timeout: int = _SCHEDULING.value(
         _HEALTH.connect_timeout_ms,

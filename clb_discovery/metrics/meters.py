@@ -30,7 +30,9 @@ class Meters:
         self._failures = counter("clb_publication_failures", "Changes of the kernel's maps that the kernel rejected")
         self.unkept = counter("clb_state_write_failures", "Times that the last known good sets could not be saved")
         """For `count_exceptions` around the code that writes."""
-        self._suspicions = counter("clb_suspicions", "Servers that were passed over after one failed connect")
+        self._suspicions = counter(
+            "clb_suspicions", "Servers that were passed over after one connect that failed or waited"
+        )
         self._probes = counter("clb_probes", "Probes of real servers by the sidecar", ["result"])
         for result in ("up", "down", "local"):
             self._probes.labels(result)
@@ -53,7 +55,7 @@ class Meters:
         self._failures.inc()
 
     def suspected(self) -> None:
-        """Count a server that is passed over after one failed connect."""
+        """Count a server that is passed over after one connect that failed or waits."""
         self._suspicions.inc()
 
     def probed(self, result: str) -> None:

@@ -138,7 +138,7 @@ class PassiveHealth:
     checked: bool = False
     """Whether the sidecar checks the servers, so that programs have to look at its verdicts for every connect."""
     suspicion: bool = True
-    """Whether the first failed connect has the sidecar probe the server, which is passed over meanwhile."""
+    """Whether one connect that fails or waits has the sidecar probe the server, which is passed over meanwhile."""
 
     connect_timeout_ms: int = 5_000
     """When a TCP connect that is not answered ends; 0 for the kernel's own time, about two minutes."""

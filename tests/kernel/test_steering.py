@@ -271,6 +271,80 @@ def test_suspicion_without_a_word_ends_after_a_second(plane: Plane, vip: str) ->
         assert kinds(changes()) == [ChangeKind.SUSPECT, ChangeKind.SUSPECT, ChangeKind.EJECTED]
 
 
+@pytest.mark.parametrize("is_up", [True, False])
+def test_word_after_the_time_of_a_suspicion_still_counts(plane: Plane, vip: str, *, is_up: bool) -> None:
+    """A busy sidecar comes late, when connects go to the server again: its word decides nevertheless."""
+    with moody_servers(HOST[vip], HOST[vip]) as servers, plane.heard() as changes:
+        published(plane, vip, servers)
+        given_up(plane, vip, servers[0], 1)
+        sleep_until(state_of(plane, vip, servers[0]).ejected_until)
+        before = plane.connects(vip)[servers[0].name]
+        begun = plane.client.begun(target_of(vip), 2)
+        assert plane.connects(vip)[servers[0].name] == before + 2
+        plane.steer(vip, {servers[0].name: 0 if is_up else HOUR})
+        if is_up:
+            servers[0].accept()
+        assert plane.client.dial(target_of(vip), 10) == ["ok"] * 10
+        assert plane.connects(vip)[servers[0].name] == before + (12 if is_up else 2)
+        found = state_of(plane, vip, servers[0])
+        assert (found.suspect, found.times_ejected) == (0, 0 if is_up else 1)
+        assert kinds(changes()) == [ChangeKind.SUSPECT]
+        for sock in begun:
+            sock.close()
+
+
+@EVERY_SCHEDULER
+def test_suspicion_that_is_over_changes_no_share(plane: Plane, algorithm: Algorithm, size: int) -> None:
+    """The server takes its share, and no connect that another server cannot take is kept for it."""
+    size = max(3, size)
+    suspect, out, *others = names(pool_of(size))
+    plane.publish(virtual_server(UDP, pool_of(size), algorithm, EJECTS))
+    plane.mark(UDP, [suspect, out], suspect={suspect: time.monotonic_ns()})
+    assert sent(plane, 200 * size) == {suspect, *others}
+    share = 200 * size / (size - 1)
+    assert plane.connects(UDP)[suspect] < share + 5 * share**0.5  # it would be twice its share, or nearly
+    found = plane.servers(UDP)[suspect]
+    assert (found.suspect, found.probing) == (1, 0)
+
+
+def test_waiting_connect_makes_a_server_suspect(plane: Plane, vip: str) -> None:
+    """An application without a time-out goes on waiting; the others go elsewhere as soon as its first timer ends."""
+    health = replace(EJECTS, connect_timeout_ms=3_000)
+    with moody_servers(HOST[vip], HOST[vip]) as servers, plane.heard() as changes:
+        published(plane, vip, servers, health)
+        began = time.monotonic_ns()
+        given_up(plane, vip, servers[0], 0, 1)
+        wait_until(lambda: state_of(plane, vip, servers[0]).suspect == 1, "its first timer has run out")
+        found = state_of(plane, vip, servers[0])
+        assert 300 * MS < found.changed_at - began < 2_500 * MS
+        assert (found.failures, found.in_row, found.times_ejected, found.cause) == (0, 0, 0, 3)
+        if time.monotonic_ns() < found.ejected_until:
+            assert plane.client.dial(target_of(vip)) == ["ok"]
+        change, *_ = changes()
+        assert (change.kind, change.time, change.in_row, change.cause) == (ChangeKind.SUSPECT, found.changed_at, 0, 3)
+        servers[0].accept()
+        wait_until(lambda: not state_of(plane, vip, servers[0]).ejected_until, "its SYN is answered")
+
+
+@pytest.mark.parametrize("why", ["nobody listens", "suspicion is off", "silence does not count", "it is too early"])
+def test_waiting_connect_alone_changes_nothing(plane: Plane, vip: str, why: str) -> None:
+    """Where nobody would probe the server, or silence does not count so soon, it may wait as long as it likes."""
+    health = replace(EJECTS, connect_timeout_ms=1_000, suspicion=why != "suspicion is off")
+    if why == "silence does not count":
+        health = replace(health, silent_after_ms=0)
+    elif why == "it is too early":
+        health = replace(health, silent_after_ms=60_000)
+    with moody_servers(HOST[vip], HOST[vip]) as servers, plane.heard(0.01 if why == "nobody listens" else 3600):
+        time.sleep(0.02)
+        published(plane, vip, servers, health)
+        begun = given_up(plane, vip, servers[0], 0, 1)
+        wait_until(lambda: state_of(plane, vip, servers[0]).failures == 1, "its limit has come")
+        found = state_of(plane, vip, servers[0])
+        suspected = why in {"silence does not count", "it is too early"}  # by the failure itself
+        assert (found.in_row, found.suspect, found.cause) == (1, int(suspected), 2 if suspected else 0)
+        begun()
+
+
 def test_word_clears_a_suspicion_at_once(plane: Plane, vip: str) -> None:
     """If the sidecar reaches the server, it takes connects again, and its failures are forgotten."""
     with moody_servers(HOST[vip], HOST[vip]) as servers, plane.heard() as changes:

@@ -236,6 +236,28 @@ def test_a_server_with_checks_costs_one_connect_too(instance: str, cgroup: Path,
     assert len(found.lines("server returned")) == 1
 
 
+def test_connects_that_wait_are_enough_to_eject_a_silent_server(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """An application without a time-out waits for its own, but sends the others elsewhere before that."""
+    with (
+        moody_servers(*["127.0.0.1"] * 10) as servers,
+        probing(instance, cgroup, tmp_path, servers) as found,
+        socket_maker(cgroup) as client,
+    ):
+        servers[3].fall_silent()
+        began = time.monotonic()
+        waiting = client.begun((VIP, 80), 200)
+        found.sidecar.wait_for(lambda: bool(found.lines("server suspected")), "a connect has waited for too long")
+        assert time.monotonic() - began < patient(1.5)
+        assert dial(cgroup, VIP, 80, 100) == ["ok"] * 100
+        found.sidecar.wait_for(lambda: bool(found.lines("server ejected")), "it is ejected")
+        assert dial(cgroup, VIP, 80, 100) == ["ok"] * 100
+        assert state(instance, servers[3]) == "ejected"
+        for sock in waiting:
+            sock.close()
+    (line,) = found.lines("server ejected")
+    assert line["cause"] == "an unanswered connect and a failed probe"
+
+
 def test_one_lost_syn_is_no_ejection(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """The probe ends the suspicion, long before its time is over."""
     with (

@@ -117,10 +117,18 @@ class Plane:
         """Return the real servers that are ejected or wait for a probe."""
         return {name for name, server in self.servers(vip).items() if server.ejected_until}
 
-    def mark(self, vip: str, ejected: Iterable[str], *, active: Mapping[str, int] | None = None) -> None:
+    def mark(
+        self,
+        vip: str,
+        ejected: Iterable[str],
+        *,
+        active: Mapping[str, int] | None = None,
+        suspect: Mapping[str, int] | None = None,
+    ) -> None:
         """Mark exactly these real servers of a virtual server as ejected for an hour.
 
         :param active: the active connections of each server, by name.
+        :param suspect: those that are suspect instead, by name, with the end of the suspicion.
         """
         installed = self._maps.read().virtual[parse_vip(vip)]
         out, items = set(ejected), []
@@ -132,6 +140,8 @@ class Plane:
             until = time.monotonic_ns() + 3_600 * 10**9 if name in out else 0
             server = elements.unpack_server(elements.NEW_SERVER)
             server = server._replace(ejected_until=until, active=(active or {}).get(name, 0))
+            if suspect and name in suspect:
+                server = server._replace(ejected_until=suspect[name], suspect=1)
             items.append((elements.pack_index(index), structs.SERVER.struct.pack(*server)))
         self._maps.carry_out(Write(Map.SERVERS, tuple(items)))
 

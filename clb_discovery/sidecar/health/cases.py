@@ -156,7 +156,7 @@ class Cases:
         health = health_of(server, steering, now, checked=bool(terms and terms.checked))
         case = self._cases.get(member)
         if health is Health.ACTIVE:
-            if case:
+            if case and (case.out or not server.suspect):  # else its probe still decides
                 yield self._closed(case, max(server.changed_at, steering.decided_at) or now)
         elif case is None:
             change = Change(server.changed_at, 0, server.began, ChangeKind.EJECTED, server.in_row, server.cause)

@@ -16,7 +16,7 @@ import structlog
 
 from clb_discovery.documents.causes import cause_of
 from clb_discovery.layout import elements
-from clb_discovery.layout.elements import Change
+from clb_discovery.layout.elements import Change, ChangeKind
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import format_endpoint
 from clb_discovery.sidecar.health.cases import Kind, News
@@ -169,6 +169,8 @@ class Lines:
 def cause_in_words(news: News) -> str:
     """Return what is known of the cause of an ejection: a server that has returned has no failures in a row."""
     in_row, last = news.change.in_row if news.change else 0, _last(news.change)
+    if news.change and news.change.kind == ChangeKind.SUSPECT and not in_row:
+        return "an unanswered connect and a failed probe"  # the connect still waits
     cause = "a failed connect" if in_row == 1 else f"{in_row} failed connects in a row" if in_row else "failed connects"
     if last:
         cause += f", {last}" if in_row == 1 else f", the last one {last}"

@@ -120,6 +120,13 @@ def test_causes_in_words(in_row: int, cause: int, expected: str, *, failed_probe
     assert cause_in_words(news) == expected
 
 
+def test_connect_that_waits_is_no_failed_one() -> None:
+    """It makes a server suspect before it has failed."""
+    suspect = change(0, Cause.SILENT)._replace(kind=ChangeKind.SUSPECT)
+    news = EJECTED._replace(change=suspect, failed_probe=True)
+    assert cause_in_words(news) == "an unanswered connect and a failed probe"
+
+
 def test_lines_of_a_burst_are_bounded(lines: Lines, clock: Clock, written: list[Any]) -> None:
     """If a whole site goes down, some servers are named and the others counted, once the burst is over."""
     for _ in range(50):
