@@ -34,7 +34,7 @@ SOURCES: Final = Path(__file__).parents[2] / "_bpf" / "src"
 
 _CHILD: Final = Path(__file__).parent / "bcc_child" / "compile.py"
 _SYSTEM_PYTHON: Final = "/usr/bin/python3"
-_TIMEOUT: Final = 120.0
+_TIMEOUT: Final = 600.0
 _ANSWER_SIZE: Final = 65536
 _INSTALL: Final = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 
