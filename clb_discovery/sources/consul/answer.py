@@ -22,6 +22,7 @@ from clb_discovery.errors import SourceError
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import OptIn, Refusal
 from clb_discovery.model.servers import MAX_PORT, MAX_WEIGHT
+from clb_discovery.model.zones import is_zone
 from clb_discovery.sources.consul.opt_in import claims, opt_in
 from clb_discovery.text import printable
 
@@ -71,6 +72,9 @@ class Instance(NamedTuple):
     port: int
     weight: int
     """0 if it is critical, in maintenance, or has a weight below 1."""
+    registered: int = 0
+    """The weight that it has when it passes; 0 if zones are not needed."""
+    zone: str | None = None
 
     @property
     def identity(self) -> str:
@@ -101,6 +105,8 @@ class Reading(NamedTuple):
     out_members: frozenset[str] = frozenset()
     """The identities of instances that are out and whose endpoints are malformed."""
     opt_in: OptIn | None = None
+    zoneless: tuple[str, ...] = ()
+    """Remarks about instances whose zone cannot be used, sorted."""
 
     @property
     def host_names(self) -> frozenset[str]:
@@ -113,11 +119,12 @@ class _UnusableError(Exception):
     """Why an instance cannot be used: a clause that continues its name."""
 
 
-def parse_entries(entries: object, tagged: str | None = None) -> Reading:
+def parse_entries(entries: object, tagged: str | None = None, zone_key: str | None = None) -> Reading:
     """Parse the decoded JSON entries.
 
     :param entries: a list of objects with `Node`, `Service` and `Checks`.
     :param tagged: name of the tagged address to use if an instance has it.
+    :param zone_key: name of the meta with the zone; `None` if zones are not needed.
     :raises SourceError: if `entries` is not a list.
     """
     if not isinstance(entries, list):
@@ -126,6 +133,7 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
     left_out: list[Refusal] = []
     is_any_out = False
     out_members: set[str] = set()
+    zoneless: set[str] = set()
     for entry in entries:
         node, service, checks = (entry.get(key) for key in _PARTS) if _is_object(entry) else _NO_PARTS
         try:
@@ -136,13 +144,21 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
         is_any_out |= weight == 0
         try:
             host, port = _endpoint(node, service, tagged)
-            instances.append(Instance(_name(node, "Node"), _name(service, "ID"), _host(host), _port(port), weight))
+            one = Instance(_name(node, "Node"), _name(service, "ID"), _host(host), _port(port), weight)
+            instances.append(one if zone_key is None else _placed(one, node, service, zone_key, zoneless))
         except _UnusableError as error:
             if weight:
                 left_out.append(_refused(entry, error))
             else:
                 out_members.add(Instance(_name(node, "Node"), _name(service, "ID"), "", 0, weight).identity)
-    return Reading(tuple(instances), tuple(left_out), is_any_out, frozenset(out_members - {""}), _read_opt_in(entries))
+    return Reading(
+        tuple(instances),
+        tuple(left_out),
+        is_any_out,
+        frozenset(out_members - {""}),
+        _read_opt_in(entries),
+        tuple(sorted(zoneless)),
+    )
 
 
 def bounded(reports: Iterable[Refusal]) -> tuple[Refusal, ...]:
@@ -261,6 +277,19 @@ def _statuses(checks: object) -> set[str]:
             raise _UnusableError(f"has a check with status {show(status)} instead of passing, warning or critical")
         statuses.add(status)
     return statuses
+
+
+def _placed(instance: Instance, node: object, service: object, zone_key: str, zoneless: set[str]) -> Instance:
+    """Return an instance with its zone, and with the weight that it has when it passes."""
+    weights = service.get("Weights") if _is_object(service) else None
+    passing = weights.get("Passing", _DEFAULT_WEIGHT) if _is_object(weights) else _DEFAULT_WEIGHT
+    registered = min(max(passing, 0), MAX_WEIGHT) if _is_integer(passing) else _DEFAULT_WEIGHT
+    metas = (part.get("Meta") for part in (service, node) if _is_object(part))
+    zone = next((found for meta in metas if _is_object(meta) and (found := meta.get(zone_key))), None)
+    if zone is not None and not (isinstance(zone, str) and is_zone(zone)):
+        zoneless.add(f"{instance.shown} has the zone {show(zone)}")
+        zone = None
+    return instance._replace(registered=registered, zone=zone)
 
 
 def _endpoint(node: object, service: object, tagged: str | None) -> tuple[object, object]:
