@@ -201,7 +201,7 @@ class Options:
     )
     zone_key: str = _ZONES.value(
         "zone",
-        "KEY",
+        "NAME",
         zones.parse_zone_key,
         "read the zone of an instance in Consul from this key of its meta, or else of its node's; default zone",
     )
@@ -220,7 +220,7 @@ class Options:
     )
     zone_spill: bool = _ZONES.value(
         _ZONE_RULE.spills,
-        "SPILL",
+        "capacity|none",
         zones.parse_spill,
         "capacity (default): if the own zone lacks capacity, leave to other zones what its usable servers cannot take "
         "with 1.4 times their part; none: leave nothing",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from itertools import compress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -32,29 +31,30 @@ def by_zone(zones: Mapping[Endpoint, str]) -> dict[str, list[str]]:
     return dict(found)
 
 
-def add_zones(document: dict[str, Any], source: str | None, target_shares: Sequence[float], zones: Zones) -> None:
-    """Add the zones to the document of a virtual server, unless its pool does not follow zones.
+def add_zones(virtual_servers: Iterable[dict[str, Any]], zones: Zones) -> None:
+    """Add the key `zones` to virtual servers whose pools follow zones, and `zone` to their real servers.
 
-    :param document: with its real servers.
-    :param source: the name of its pool.
-    :param target_shares: the share of connects that each real server should get now.
+    :param virtual_servers: each with its `source` and its `real_servers`.
     """
-    if source is None or source not in zones.of or zones.own is None:
-        return
-    names = {name: zone for zone, servers in zones.of[source].items() for name in servers}
-    reals = document["real_servers"]
-    places = [names.get(endpoint(real)) for real in reals]
-    for real, zone in zip(reals, places, strict=True):
-        real["zone"] = zone
-    document["zones"] = []
-    for zone in sorted({*places, zones.own}, key=lambda zone: (zone != zones.own, zone is None, zone or "")):
-        own = [place == zone for place in places]
-        document["zones"].append(
-            {
-                "zone": zone,
-                "own": zone == zones.own,
-                "real_servers": sum(own),
-                "tiers": sorted({real["priority"] for real in compress(reals, own)}),
-                "target_share": min(1.0, sum(compress(target_shares, own))),
-            }
-        )
+    for virtual in virtual_servers:
+        of_pool = zones.of.get(virtual["source"]) if virtual["source"] and zones.own is not None else None
+        if of_pool is not None:
+            names = {name: zone for zone, servers in of_pool.items() for name in servers}
+            for real in virtual["real_servers"]:
+                real["zone"] = names.get(endpoint(real))
+            virtual["zones"] = list(_in_order(virtual["real_servers"], zones.own))
+
+
+def _in_order(reals: Sequence[Mapping[str, Any]], own: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the zones of real servers: the own one, the others by name, and those without one."""
+    found: defaultdict[str | None, list[Mapping[str, Any]]] = defaultdict(list, {own: []})
+    for real in reals:
+        found[real["zone"]].append(real)
+    for zone in sorted(found, key=lambda zone: (zone != own, zone is None, zone or "")):
+        yield {
+            "zone": zone,
+            "own": zone == own,
+            "real_servers": len(found[zone]),
+            "tiers": sorted({real["priority"] for real in found[zone]}),
+            "target_share": min(1.0, sum(real["target_share"] for real in found[zone])),
+        }

@@ -21,7 +21,6 @@ from clb_discovery.stderr import internal_error
 
 PATIENCE: Final = 1.0
 """Seconds for which the first publication waits for the agent, so that pools need not be divided twice."""
-_TROUBLE: Final = "zone of this host cannot be read"
 
 _log = structlog.stdlib.get_logger()
 
@@ -49,7 +48,7 @@ class OwnZone:
         self._cancel()
         self._is_auto = options.zone == AUTO
         self.error = None
-        self._announcer.trouble(_TROUBLE, None)
+        self._tell(None)
         self._tried.clear()
         if self._is_auto:
             self._query = asyncio.create_task(self._ask(options))
@@ -105,7 +104,7 @@ class OwnZone:
         )
         zone: str = await retrying(partial(own_zone, options))
         self.error = None
-        self._announcer.trouble(_TROUBLE, None)
+        self._tell(None)
         self._learn(zone)
         self._tried.set()
 
@@ -115,9 +114,12 @@ class OwnZone:
             self.error = str(error)
         elif error is not None:  # a bug must not end the query in silence
             self.error = internal_error(error)
-        self._announcer.trouble(_TROUBLE, self.error)
+        self._tell(self.error)
         self._tried.set()
         self._changed()
+
+    def _tell(self, error: str | None) -> None:
+        self._announcer.trouble("zone of this host cannot be read", error)
 
     def _learn(self, name: str | None) -> None:
         if name == self.name:
