@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -20,6 +21,7 @@ MOST_LEAST: Final = 1000
 """Highest `zone-min`."""
 
 
+@lru_cache(maxsize=1024)
 def is_zone(name: str) -> bool:
     """Tell whether a text can be the name of a zone."""
     return 1 <= len(name.encode(errors="replace")) <= MAX_ZONE and name.isprintable()

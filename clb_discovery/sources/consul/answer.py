@@ -48,6 +48,7 @@ _DEFAULT_WEIGHT: Final = 1
 _CHECK_KEYS: Final = ("Node", "CheckID", "ServiceName", "Status")
 _PARTS: Final = ("Node", "Service", "Checks")
 _NO_PARTS: Final = (None, None, None)
+_NO_PLACE: Final = (0, None)
 _STATUSES: Final = frozenset({"passing", "warning"})
 _CRITICAL: Final = "critical"
 _LONGEST_NAME: Final = 253
@@ -133,7 +134,7 @@ def parse_entries(entries: object, tagged: str | None = None, zone_key: str | No
     left_out: list[Refusal] = []
     is_any_out = False
     out_members: set[str] = set()
-    zoneless: set[str] = set()
+    strange: dict[str, object] = {}
     for entry in entries:
         node, service, checks = (entry.get(key) for key in _PARTS) if _is_object(entry) else _NO_PARTS
         try:
@@ -144,8 +145,10 @@ def parse_entries(entries: object, tagged: str | None = None, zone_key: str | No
         is_any_out |= weight == 0
         try:
             host, port = _endpoint(node, service, tagged)
-            one = Instance(_name(node, "Node"), _name(service, "ID"), _host(host), _port(port), weight)
-            instances.append(one if zone_key is None else _placed(one, node, service, zone_key, zoneless))
+            place = _NO_PLACE if zone_key is None else _place(node, service, zone_key, strange)
+            instances.append(
+                Instance(_name(node, "Node"), _name(service, "ID"), _host(host), _port(port), weight, *place)
+            )
         except _UnusableError as error:
             if weight:
                 left_out.append(_refused(entry, error))
@@ -157,7 +160,7 @@ def parse_entries(entries: object, tagged: str | None = None, zone_key: str | No
         is_any_out,
         frozenset(out_members - {""}),
         _read_opt_in(entries),
-        tuple(sorted(zoneless)),
+        tuple(sorted(f"{name} has the zone {show(zone)}" for name, zone in strange.items())),
     )
 
 
@@ -279,17 +282,24 @@ def _statuses(checks: object) -> set[str]:
     return statuses
 
 
-def _placed(instance: Instance, node: object, service: object, zone_key: str, zoneless: set[str]) -> Instance:
-    """Return an instance with its zone, and with the weight that it has when it passes."""
+def _place(node: object, service: object, key: str, strange: dict[str, object]) -> tuple[int, str | None]:
+    """Return the weight that an instance has when it passes, and its zone.
+
+    :param key: of the meta with the zone.
+    :param strange: takes a zone that cannot be used, by the name of its instance.
+    """
     weights = service.get("Weights") if _is_object(service) else None
     passing = weights.get("Passing", _DEFAULT_WEIGHT) if _is_object(weights) else _DEFAULT_WEIGHT
     registered = min(max(passing, 0), MAX_WEIGHT) if _is_integer(passing) else _DEFAULT_WEIGHT
-    metas = (part.get("Meta") for part in (service, node) if _is_object(part))
-    zone = next((found for meta in metas if _is_object(meta) and (found := meta.get(zone_key))), None)
-    if zone is not None and not (isinstance(zone, str) and is_zone(zone)):
-        zoneless.add(f"{instance.shown} has the zone {show(zone)}")
-        zone = None
-    return instance._replace(registered=registered, zone=zone)
+    for part in (service, node):
+        meta = part.get("Meta") if _is_object(part) else None
+        zone = meta.get(key) if _is_object(meta) else None
+        if zone:
+            if isinstance(zone, str) and is_zone(zone):
+                return registered, zone
+            strange[_shown(_name(node, "Node"), _name(service, "ID"))] = zone
+            break
+    return registered, None
 
 
 def _endpoint(node: object, service: object, tagged: str | None) -> tuple[object, object]:
