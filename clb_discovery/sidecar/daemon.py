@@ -147,10 +147,11 @@ class Daemon:
             if health:
                 await health.look()
                 await self._check_servers(publisher)
+            self._unhealthy = self._unhealthy_now(publisher.installed, health)
 
     def _rezone(self) -> None:
-        """Publish again, because the zone of this host has changed."""
-        self._changed = True
+        """Publish again, because the zone of this host has changed; before the start there is nothing to publish."""
+        self._changed |= self._early is None
         self._wakeup.ring()
 
     async def _prove(self) -> None:
@@ -215,13 +216,14 @@ class Daemon:
 
     def _look_at_zones(self, installed: Installed, health: HealthWatch | None) -> None:
         """Publish again if other real servers are ejected or fail their checks, in pools that follow zones."""
-        zoned = {state.service.source for state in self._services if state.service.zones} if self._zone.name else ()
-        if not zoned and not self._unhealthy:
-            return
-        members = {*health.ejected, *self._checks.failing} if health and zoned else ()
-        unhealthy = by_pool(installed, members, zoned)
+        unhealthy = self._unhealthy_now(installed, health)
         self._changed |= unhealthy != self._unhealthy
         self._unhealthy = unhealthy
+
+    def _unhealthy_now(self, installed: Installed, health: HealthWatch | None) -> Mapping[str, frozenset[Endpoint]]:
+        zoned = {state.service.source for state in self._services if state.service.zones} if self._zone.name else ()
+        members = {*health.ejected, *self._checks.failing} if health and zoned else ()
+        return by_pool(installed, members, zoned)
 
     def _next_look(self, publisher: Publisher) -> float:
         """Return the seconds until something is due: a source, another try, the links or the watchdog."""
