@@ -362,10 +362,11 @@ def test_a_pool_that_follows_zones_has_a_column_of_them(opened: Opener, stage: S
     stage.show(document([web, mail]))
     tab = opened()
     tab.wait_for("document.querySelectorAll('caption').length === 2")
-    cells = "Array.from(document.querySelectorAll('tbody .zone'), cell => cell.hidden ? null : cell.innerText)"
-    assert tab.evaluate(cells) == [None, "eu-1a", "<b>"]
-    heads = "Array.from(document.querySelectorAll('thead .zone'), cell => cell.hidden)"
-    assert tab.evaluate(heads) == [True, False]
+    assert tab.evaluate("Array.from(document.querySelectorAll('tbody .zone'), cell => cell.innerText)") == [
+        "eu-1a",
+        "<b>",
+    ]
+    assert tab.evaluate("document.querySelectorAll('thead .zone').length") == 1
     captions = tab.evaluate("Array.from(document.querySelectorAll('caption'), caption => caption.innerText)")
     assert "zone" not in captions[0]
     assert "zone eu-1a: 1 real server, target 50.0 %" in captions[1]

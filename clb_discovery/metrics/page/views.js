@@ -51,7 +51,7 @@ function realServer() {
   const zone = h("td", { role: "cell", class: "zone", "data-label": "zone" });
   const shareCell = h("td", { role: "cell", class: "share live" }, h("div", {}, shareBar.node, h("span", {}, share, " ", target)));
   const rateCell = h("td", { role: "cell", class: "rate live" }, h("div", {}, line.node, rate));
-  const node = h("tr", { role: "row" }, name, zone, state, priority, weight, shareCell, rateCell, connects, active, failures);
+  const node = h("tr", { role: "row" }, name, state, priority, weight, shareCell, rateCell, connects, active, failures);
   return {
     node,
     update({ server, history, all, most }) {
@@ -59,7 +59,7 @@ function realServer() {
       put(name, nameOf(server));
       put(zone, server.zone ?? "–");
       set(zone, "title", server.zone ?? "");
-      zone.hidden = server.zone === undefined;
+      place(zone, name, server.zone !== undefined);
       const found = server.suspect ? "suspect" : server.probing ? "probing" : server.state;
       const shown = found === "active" && !wanted ? "standby" : found;
       const [glyph, color, row] = LOOK[shown] ?? ["◆", "warn", ""];
@@ -95,10 +95,11 @@ function virtualServer() {
   const title = h("b");
   const [algorithm, cut, parts, zones] = [h("span"), h("span"), h("span"), h("span")];
   const [rate, refused] = [h("span", { class: "live" }), h("span", { class: "live" })];
-  const head = ["Real server", "Zone", "State", "Priority", "Weight", "Share", "Connects/s", "Connects", "Open", "Failed"];
-  const classes = { Zone: "zone", State: "state", Priority: "small", Weight: "small", Share: "share", "Connects/s": "rate" };
+  const head = ["Real server", "State", "Priority", "Weight", "Share", "Connects/s", "Connects", "Open", "Failed"];
+  const classes = { State: "state", Priority: "small", Weight: "small", Share: "share", "Connects/s": "rate" };
   Object.assign(classes, { Connects: "count", Open: "small" });
   const columns = head.map((text) => h("th", { scope: "col", role: "columnheader", class: classes[text] ?? "" }, text));
+  const zone = h("th", { scope: "col", role: "columnheader", class: "zone" }, "Zone");
   const body = h("tbody", { role: "rowgroup" });
   const without = h("td", { role: "cell", colspan: "10" });
   const none = h("tr", { role: "row" }, without);
@@ -117,7 +118,8 @@ function virtualServer() {
       put(parts, (virtual.parts ?? []).map(partText).join("; "));
       parts.hidden = !virtual.parts;
       put(zones, (virtual.zones ?? []).filter((zone) => zone.own).map(zoneText).join("; "));
-      zones.hidden = columns[1].hidden = !virtual.zones;
+      zones.hidden = !virtual.zones;
+      place(zone, columns[0], Boolean(virtual.zones));
       refusals.add(now, virtual.refused);
       put(refused, `${whole.format(virtual.refused)} refused` + (refusals.rate() ? ` (${rateText(refusals.rate())}/s)` : ""));
       refused.classList.toggle("bad", Boolean(refusals.rate()));
