@@ -47,6 +47,7 @@ SENTENCES: Final = {
     "source failed unexpectedly": "{source} failed unexpectedly",
     "source fails": "{source} fails[ ({times} more times)]: {error}",
     "started": "Version {version} started: instance {instance} on {cgroup}, {services} services",
+    "zone of this host": "This host is in the zone {zone}, by its {source}",
     "virtual server removed": "Virtual server {vip}[ of {service}] removed",
 }
 """By event; others are the event itself, with the reason."""

@@ -66,6 +66,7 @@ PURE_MODULES: Final = frozenset(
         "clb_discovery.hosts_file.block",
         "clb_discovery.sidecar.health.cases",
         "clb_discovery.sidecar.health.reached",
+        "clb_discovery.sidecar.unhealthy",
         "clb_discovery.sources.consul.answer",
         "clb_discovery.sources.consul.blocking",
         "clb_discovery.sources.consul.members",

@@ -18,6 +18,7 @@ from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import Pool, RealServer, VirtualServer
 from clb_discovery.model.service import Service
+from clb_discovery.model.zones import NO_PLACES, Places, ZoneFacts
 from clb_discovery.publication.desired import desired
 from clb_discovery.state.services import ServiceTable
 from tests.support.documents import ROOT, blocks
@@ -53,13 +54,14 @@ class Host:
         self._table = ServiceTable([service], real_ranges=RANGES)
         self._now = 0.0
 
-    def hears(self, answers: Mapping[str, tuple[RealServer, ...]]) -> VirtualServer:
-        """Return the virtual server after answers of some sources."""
+    def hears(self, answers: Mapping[str, tuple[RealServer, ...]], places: Places = NO_PLACES) -> VirtualServer:
+        """Return the virtual server after answers of some sources, with the same places each."""
         for source, own in answers.items():
             self._now += 1
-            assert self._table.hear(source, Answer(own), self._now, AT)
+            assert self._table.hear(source, Answer(own, places=places), self._now, AT)
         known = {source: last.servers for source, last in self._table.known.items()}
-        (found,) = desired([self._service], known, RANGES).virtual.values()
+        facts = ZoneFacts("eu-1a", self._table.places(self._table.known))
+        (found,) = desired([self._service], known, RANGES, facts=facts).virtual.values()
         return found
 
     def reloads(self, service: Service) -> VirtualServer:
@@ -77,9 +79,9 @@ def shares(pool: Pool, parts: int) -> list[float]:
     return [round(share, 9) for share in found]
 
 
-def test_there_are_three_recipes() -> None:
-    """Failover, a canary, and a migration."""
-    assert recipes().keys() == {"redis", "web", "orders"}
+def test_there_are_four_recipes() -> None:
+    """Failover, a canary, a migration, and zones."""
+    assert recipes().keys() == {"redis", "web", "orders", "sessions"}
 
 
 def test_the_failover_goes_from_part_to_part_and_back() -> None:
@@ -121,3 +123,17 @@ def test_the_migration_keeps_every_server() -> None:
     assert len({tuple(one.endpoint for one in virtual.pool) for virtual in found}) == 1
     assert all(len({one.weight for one in virtual.pool}) == 1 for virtual in found)
     assert len({virtual.vip for virtual in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("out", "kept"), [(0, 1), (1, 1), (2, 1), (3, 0.98), (4, 0.84), (5, 0.7), (8, 0.28), (9, 0.1), (10, 0)]
+)
+def test_the_same_zone_comes_first_as_far_as_its_servers_can_take_it(out: int, kept: float) -> None:
+    """Ten servers in the own zone of which some are critical, and nine in others: the table of the document."""
+    own, others = servers(*range(1, 11)), servers(*range(101, 110))
+    zones = {one.endpoint: "eu-1a" for one in own} | {one.endpoint: "eu-1b" for one in others}
+    places = Places(zones, {one.endpoint: one.weight for one in own[:out]})
+    found = Host(recipe(recipes()["sessions"])).hears({"consul:sessions": (*own[out:], *others)}, places).pool
+    targets = target_shares([Member(one[0], one[3], ejected=False) for one in found])
+    near = sum(share for one, share in zip(found, targets, strict=True) if zones[one.endpoint] == "eu-1a")
+    assert round(near, 9) == kept

@@ -58,9 +58,13 @@ WEB, MAIL, FOREIGN, DNS = (parse_vip(f"10.64.0.{number}:80") for number in (1, 2
 ONE, TWO, THREE = (RealServer(0, parse_address("10.0.0.1"), port, 1) for port in (81, 82, 83))
 INFO: Final = Info(LAYOUT, FEATURE_ERRNO, "object", "build", "/sys/fs/cgroup")
 SERVICE: Final = Service("web", "static:web", (WEB,))
+OWN_ZONE: Final = {"name": "eu-1a", "auto": True, "error": "the token lacks agent:read"}
 COMPOSED: Final = Service("dns", "pool:srv:a + srv:b", (DNS,), parts=(Part("srv:a", share=3), Part("srv:b", share=1)))
+ZONES: Final = {COMPOSED.source: {"eu-1a": ["10.0.0.1:81"]}}
 JSON_TYPES: Final = {str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 CONFIG: Final = """
+zone = "eu-1a"
+zone-map = { "10.0.0.1/32" = "eu-1a" }
 [[service]]
 name = "web"
 vip = "10.64.0.1:80"
@@ -186,6 +190,8 @@ def statuses() -> Iterator[dict[str, Any]]:
         "sources": [one.document for one in following()],
         "unpublished": unpublished(),
         "parts": {COMPOSED.source: configured(COMPOSED)},
+        "zone": OWN_ZONE,
+        "zones": ZONES,
     }
     for datapath, pid, written in (
         (Datapath(INFO, installed(), counted(), None, 0, overlaps), 99, state),
@@ -264,7 +270,8 @@ def families() -> list[Metric]:
     """Return the families of metrics of a sidecar, with their samples."""
     datapath = Datapath(INFO, installed(), counted(), None, 0)
     checks = [{"address": format_address(WEB.address), "port": WEB.port, "protocol": "tcp", "down": {}}]
-    report = Report("default", datapath, following(), {"config_error": None, "metrics_error": None, "checks": checks})
+    state = {"config_error": None, "metrics_error": None, "checks": checks, "zone": OWN_ZONE, "zones": ZONES}
+    report = Report("default", datapath, following(), state)
     meters = Meters()
     meters.follow_checks({"web"})
     return list(text_string_to_metric_families(exposition(report, meters).decode()))

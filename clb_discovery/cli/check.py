@@ -102,7 +102,9 @@ def _findings(options: Options, services: Sequence[Service], *, offline: bool) -
     before = installed
     if services:
         ahead = look_ahead(options, services, installed, offline=offline)
+        yield from _zone(options, ahead)
         yield from _sources(ahead)
+        yield from _zones(ahead)
         installed = ahead.publication.plan.result
     vips = installed.virtual.keys() - {vip for vip, source in holders(installed).items() if is_own(source)}
     yield from _outcomes(pins, installed if options.loader is Loader.NONE else before)
@@ -115,6 +117,28 @@ def _dead_peers(services: Sequence[Service]) -> Iterator[Finding]:
     objection = dead_peers.objection(services, probe.features())
     if objection:
         yield Finding("dead peers", HostError(objection))
+
+
+def _zone(options: Options, ahead: Outlook) -> Iterator[Finding]:
+    """Report the zone of this host, if pools follow zones."""
+    if ahead.zone_error:
+        yield Finding("zone of this host", ahead.zone_error)
+    elif ahead.zone:
+        yield Finding("zone of this host", None, ahead.zone)
+    elif options.zone:
+        yield Finding("zone of this host", None, "the agent is not queried", left_out=True)
+
+
+def _zones(ahead: Outlook) -> Iterator[Finding]:
+    """Warn about pools without a real server in the zone of this host: a name may be wrong."""
+    for source, zones in ahead.publication.desired.zones.items():
+        pools = (one.pool for one in ahead.publication.desired.virtual.values() if one.source == source)
+        found = {zones.get(server.endpoint) for pool in pools for server in pool}
+        if found and ahead.zone not in found:
+            named = ", ".join(some_of(sorted(map(repr, found - {None})), _SHOWN))
+            others = f"they are in {named}" if named else "none of them has a zone"
+            text = f"no real server is in the zone {ahead.zone!r}, so all zones are used alike; {others}"
+            yield Finding(source, None, f"{text}; are --zone and --zone-key right?", warns=True)
 
 
 def _sources(ahead: Outlook) -> Iterator[Finding]:

@@ -19,6 +19,8 @@ VALUES: Final[Mapping[str, str]] = {
     "CHECK": "tcp, a connect; http://NAME[:PORT]/PATH or https://..., a GET with NAME as its Host that each server has "
     "to answer with 2xx or 3xx; or off.",
     "CIDR": "a network: 10.0.0.0/8 or fd00::/8.",
+    "ZONE": "the name of a zone, 1 to 64 bytes of printable text: eu-1a.",
+    "CIDR=ZONE": "a network and its zone: 10.1.0.0/16=eu-1a.",
     "ADDR:PORT": "an address of this host: 127.0.0.1:17100 or [::1]:17100.",
     "IP[:PORT]": "a DNS server: 10.0.0.53, [fd00::53]:5353, tcp://10.0.0.53 to query it by TCP only, or "
     "tls://10.0.0.53#dns.example for DNS over TLS. Its certificate must have the name after #, or the address.",

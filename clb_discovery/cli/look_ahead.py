@@ -15,16 +15,20 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from clb_discovery.config.options import Options
-from clb_discovery.config.sources import open_sources
+from clb_discovery.config.sources import open_sources, own_zone
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.errors import SourceError, UnusableError
+from clb_discovery.errors import ClbError, SourceError, UnusableError
+from clb_discovery.layout import elements
+from clb_discovery.layout.health import Health
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Answer, Failure, Outcome, Refusal
-from clb_discovery.model.servers import Pools
+from clb_discovery.model.servers import Endpoint, Pools
 from clb_discovery.model.service import CATALOG, STATIC, Service
+from clb_discovery.model.zones import AUTO, NO_FACTS, ZoneFacts
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
+from clb_discovery.sidecar.unhealthy import by_pool
 from clb_discovery.sources.base import CatalogSource, Explaining, Source
 from clb_discovery.state import catalog
 from clb_discovery.state.guard import Families
@@ -46,6 +50,10 @@ class Outlook(NamedTuple):
     why_empty: Mapping[str, str]
     """Why the answer of a source is empty, where discovery knows more."""
     publication: Publication
+    zone: str | None = None
+    """The zone of this host; None if it has none, or it is not known."""
+    zone_error: ClbError | None = None
+    """Why the agent did not return it."""
 
     @property
     def lost(self) -> Mapping[str, SourceError]:
@@ -87,9 +95,35 @@ def look_ahead(
     claims = catalog.claims(following.values())
     known = {source: one.guarded.good for source, one in following.items() if one.known}
     own, ranges = own_servers.virtual_servers(options.instance), (options.vip_range, options.real_range)
-    wanted = Wanted(services, claims, known, own, *ranges, complete=not _lost(following, failed))
+    facts = NO_FACTS
+    if queries.zone and any(service.zones for service in services):
+        places = {source: following[source].places for source in known}
+        facts = ZoneFacts(queries.zone, places, _unhealthy(options, services, installed, following))
+    wanted = Wanted(services, claims, known, own, *ranges, complete=not _lost(following, failed), facts=facts)
     found = publication(installed, wanted)
-    return Outlook(following, queries.outcomes, failed, waiting, queries.why_empty, found)
+    outcomes, why_empty = queries.outcomes, queries.why_empty
+    return Outlook(following, outcomes, failed, waiting, why_empty, found, queries.zone, queries.zone_error)
+
+
+def _unhealthy(
+    options: Options, services: Sequence[Service], installed: Installed, following: Mapping[str, ServiceState]
+) -> Mapping[str, frozenset[Endpoint]]:
+    """Return the real servers that are ejected now, by pool; a running sidecar takes them into account."""
+    pins = Pins(options.instance)
+    pools = {one.service.source for one in following.values() if one.service.zones}
+    if not pools or not services or not installed.virtual or not pins.have_maps():
+        return {}
+    with Maps(pins) as maps:
+        counters, words = maps.servers(installed), maps.words(installed)
+    checked = {vip for vip, one in installed.virtual.items() if one.health and one.health.checked}
+    out = (
+        member
+        for member, server in counters.items()
+        if not elements.is_refusal(member)
+        and words.health(member, server, checked=elements.unpack_vip(elements.unpack_member(member)[0]) in checked)
+        is Health.EJECTED
+    )
+    return by_pool(installed, out, pools)
 
 
 def _lost(following: Mapping[str, ServiceState], failed: Mapping[str, SourceError]) -> Mapping[str, SourceError]:
@@ -128,6 +162,8 @@ class _Queries:
         self.outcomes: dict[str, Outcome] = {}
         self.failed: dict[str, SourceError] = {}
         self.why_empty: dict[str, str] = {}
+        self.zone = None if options.zone == AUTO else options.zone
+        self.zone_error: ClbError | None = None
 
     def _seeded(self, one: ServiceState) -> ServiceState:
         before = self._before.get(one.source)
@@ -144,7 +180,7 @@ class _Queries:
     async def query_all(self) -> None:
         """Query every source, and add services that opt in, as a sidecar that starts now."""
         async with open_sources(self._options, self._services) as sources:
-            await self._query(sources)
+            await asyncio.gather(self._query(sources), self._query_zone())
             listed = sources.get(CATALOG)
             if not isinstance(listed, CatalogSource):
                 return
@@ -157,6 +193,14 @@ class _Queries:
 
     async def _query(self, sources: Mapping[str, Source]) -> None:
         await asyncio.gather(*(self._query_one(*one) for one in sources.items()))
+
+    async def _query_zone(self) -> None:
+        """Query the agent for the zone of this host, if it is to name it."""
+        if self._options.zone == AUTO:
+            try:
+                self.zone = await own_zone(self._options)
+            except ClbError as error:
+                self.zone_error = error
 
     async def _query_one(self, source: str, queried: Source) -> None:
         one = self.following[source]

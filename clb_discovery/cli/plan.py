@@ -18,6 +18,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.documents.parts import configured
 from clb_discovery.documents.plan import preview
 from clb_discovery.documents.usage import usage
+from clb_discovery.documents.zones import Zones, by_zone
 from clb_discovery.errors import HostError, SourceError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import names_ahead, real_path
@@ -62,7 +63,8 @@ def plan_document(options: Options, *, offline: bool) -> dict[str, Any]:
     without_vip = {source: one.without_vip for source, one in usage(found).items()}
     parts = {service.source: configured(service) for service in found.resolved.services}
     waiting = {ahead.following[source].service.source for source in ahead.waiting}
-    document = preview(installed, after, refused, waiting, names=files, parts=parts)
+    zones = Zones(ahead.zone, {pool: by_zone(own) for pool, own in found.desired.zones.items()})
+    document = preview(installed, after, refused, waiting, names=files, parts=parts, zones=zones)
     document["notes"] = [
         {"service": one.service.name, "note": note}
         for source, one in ahead.following.items()
@@ -78,6 +80,9 @@ def plan_document(options: Options, *, offline: bool) -> dict[str, Any]:
         for service in found.resolved.services
         if service.source in found.desired.remarks
     ]
+    if ahead.zone_error:
+        note = f"not read, so pools do not follow zones here; a sidecar keeps the last known one: {ahead.zone_error}"
+        document["notes"].append({"service": "zone of this host", "note": note})
     document["refused"] += [
         {"service": one.service, "server": str(one.vip), "reason": one.reason} for one in found.unpublished
     ]

@@ -29,11 +29,11 @@ _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     for name in (
         *("algorithm", "max-removal", "hold", "linger", "eject-after", "eject-time", "eject-max", "silent-after"),
         *("connect-timeout", "dead-after"),
-        *("check", "check-interval", "check-timeout", "rise", "fall", "check-verify"),
+        *("check", "check-interval", "check-timeout", "rise", "fall", "check-verify", "zone-min", "zone-spill"),
     )
 }
 """The options that a service may set for itself, each with the parser of its value."""
-_SERVICE: Final = ("name", *parts.KINDS, "from", "vip", *parts.SELECTION, *_SETTINGS, "suspicion")
+_SERVICE: Final = ("name", *parts.KINDS, "from", "vip", *parts.SELECTION, *_SETTINGS, "suspicion", "zone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,10 @@ def _arguments(name: str, value: object) -> list[str]:
     value = _in_words(name, value)
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
-    given = toml_values.texts(name, value) if KEYS[name].repeatable else [toml_values.text(name, value)]
+    if KEYS[name].is_table and isinstance(value, dict):
+        given = toml_values.pairs(name, value)
+    else:
+        given = toml_values.texts(name, value) if KEYS[name].repeatable else [toml_values.text(name, value)]
     return [f"--{name}={one}" for one in given]
 
 
@@ -124,12 +127,23 @@ def _entry(table: Mapping[str, object]) -> Entry:
         settings |= parts.selection(table)
     if "suspicion" in table:
         settings["no_suspicion"] = not toml_values.boolean("suspicion", table["suspicion"])
+    if "zone" in table and not _boolean_zone(table["zone"]):
+        settings["zone"] = None
     protocol = parts.protocol_of(found)
     vips = _vips(table["vip"], protocol) if "vip" in table else ()
     if "from" in table:
         parts.refuse_without_vip(found, vips)
     service = Service(name, pool_name(found), vips, parts=found, automatic=None if vips else protocol)
     return Entry(service, settings)
+
+
+def _boolean_zone(value: object) -> bool:
+    """Return whether a service follows zones; the zone of the host is one for all services."""
+    if isinstance(value, str):
+        what = f"zone = {toml_values.shown(value)}"
+        hint = "the zone of this host is for all services; move it to the top, or write zone = false"
+        raise ValueError(f"{what}: {hint}")  # noqa: TRY004 - as all
+    return toml_values.boolean("zone", value)
 
 
 def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:

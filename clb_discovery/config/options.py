@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from clb_discovery.config import values
+from clb_discovery.config import values, zones
 from clb_discovery.config.checks import parse_check, parse_interval, parse_row
 from clb_discovery.config.schema import Group, Option, definitions
 from clb_discovery.config.values import Entry
@@ -24,6 +24,7 @@ from clb_discovery.model.address import Network, parse_network
 from clb_discovery.model.check import Check, Request
 from clb_discovery.model.servers import Algorithm, PassiveHealth
 from clb_discovery.model.service import MAX_SERVICES, RemovalPolicy
+from clb_discovery.model.zones import ZoneRule
 from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, parse_vip_range
 from clb_discovery.stderr import FORMATS, LEVELS
 
@@ -35,11 +36,12 @@ _CONSUL: Final = Group(
     "which is in parentheses.",
 )
 _LIMITS: Final = Group("limits on discovery")
+_ZONES: Final = Group("zones")
 _SCHEDULING: Final = Group("scheduling and passive health")
 _CHECKS: Final = Group("active checks")
 _LOGS: Final = Group("logs")
 _GENERAL: Final = Group()
-SERVICE_GROUPS: Final = frozenset({_DISCOVERY, _VIRTUAL_SERVERS, _CONSUL, _LIMITS, _SCHEDULING, _CHECKS})
+SERVICE_GROUPS: Final = frozenset({_DISCOVERY, _VIRTUAL_SERVERS, _CONSUL, _LIMITS, _ZONES, _SCHEDULING, _CHECKS})
 """The groups of options that `config.services` and `config.sources` read."""
 LOADERS: Final = (
     "load the kernel programs with libbpf (object), or compile them on this host (bcc); auto, the default, tries "
@@ -49,6 +51,7 @@ LOADERS: Final = (
 _POLICY: Final = RemovalPolicy()
 _HEALTH: Final = PassiveHealth()
 _CHECK: Final = Check()
+_ZONE_RULE: Final = ZoneRule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,39 @@ class Options:
         "TIME",
         text_forms.parse_duration,
         "keep the servers of a held removal this long; the next answer without them removes them; default 30s",
+    )
+
+    zone: str | None = _ZONES.value(
+        None,
+        "ZONE",
+        zones.parse_zone,
+        "prefer real servers of this zone, in which this host is; auto: the zone in the node meta of its Consul agent",
+    )
+    zone_key: str = _ZONES.value(
+        "zone",
+        "NAME",
+        zones.parse_zone_key,
+        "read the zone of an instance in Consul from this key of its meta, or else of its node's; default zone",
+    )
+    zone_map: tuple[tuple[Network, str], ...] = _ZONES.repeatable(
+        "CIDR=ZONE",
+        zones.parse_zone_of_network,
+        "take this zone for real servers in this network that have none in Consul; the longest prefix counts; "
+        "repeatable",
+        is_table=True,
+    )
+    zone_min: int = _ZONES.value(
+        _ZONE_RULE.least,
+        "N",
+        zones.parse_least,
+        "use all zones alike while fewer than N real servers of the own zone are usable, 1 to 1000; default 2",
+    )
+    zone_spill: bool = _ZONES.value(
+        _ZONE_RULE.spills,
+        "capacity|none",
+        zones.parse_spill,
+        "capacity (default): if the own zone lacks capacity, leave to other zones what its usable servers cannot take "
+        "with 1.4 times their part; none: leave nothing",
     )
 
     algorithm: Algorithm = _SCHEDULING.value(

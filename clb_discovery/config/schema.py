@@ -27,6 +27,8 @@ class Option:
     in_file: bool = True
     """Whether a configuration file may set it."""
 
+    is_table: bool = False
+    """Whether a configuration file may have a table: each of its keys and values is one value, `KEY=VALUE`."""
     is_boolean: bool = False
     """Whether its value is true or false, which a configuration file writes without quotes."""
 
@@ -58,7 +60,7 @@ class Group:
         option = Option(self, text, metavar, parse, bare=bare, in_file=in_file)
         return field(default=default, metadata={_KEY: option})
 
-    def repeatable(
+    def repeatable(  # noqa: PLR0913 - as above
         self,
         metavar: str,
         parse: Callable[[str], _T],
@@ -66,9 +68,10 @@ class Group:
         *,
         default: tuple[_T, ...] = (),
         in_file: bool = True,
+        is_table: bool = False,
     ) -> tuple[_T, ...]:
         """Define an option that takes one value each time it is given."""
-        option = Option(self, text, metavar, parse, repeatable=True, in_file=in_file)
+        option = Option(self, text, metavar, parse, repeatable=True, in_file=in_file, is_table=is_table)
         return field(default=default, metadata={_KEY: option})
 
     def choice(self, default: _T, choices: tuple[str, ...], text: str) -> _T:

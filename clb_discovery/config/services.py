@@ -8,10 +8,12 @@ from dataclasses import replace
 
 from clb_discovery.config.options import Options
 from clb_discovery.config.values import Entry, consul_entry, dns_entry, srv_entry
+from clb_discovery.config.zones import zone_map
 from clb_discovery.errors import UsageError
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Vip
 from clb_discovery.model.service import CATALOG, CONSUL, STATIC, Part, RemovalPolicy, Service
+from clb_discovery.model.zones import ZoneRule
 from clb_discovery.publication.automatic_vips import with_automatic_vips
 
 
@@ -45,6 +47,8 @@ def read_services(options: Options) -> tuple[Service, ...]:
             "no service to follow; add --consul to follow the services that opt in, --consul --service NAME[=VIP], "
             "--srv NAME[=VIP] such as --srv _redis._tcp.example=10.64.0.1:6379, or --dns NAME:PORT[=VIP]"
         )
+    with _explained("--zone-map"):
+        options = replace(options, zone_map=zone_map(options.zone_map))
     services = [_completed(entry, options) for entry in entries]
     with _explained("--vip-range"):
         services = with_automatic_vips(services, options.vip_range)
@@ -111,6 +115,7 @@ def _completed(entry: Entry, options: Options) -> Service:
             suspicion=not own.no_suspicion,
         ),
         check=_check(entry, own),
+        zones=None if own.zone is None else ZoneRule(own.zone_min, own.zone_spill, own.zone_map),
         policy=RemovalPolicy(own.max_removal, own.hold),
         parts=tuple(_completed_part(part, own, entry) for part in entry.service.parts),
     )

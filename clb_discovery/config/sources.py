@@ -15,6 +15,7 @@ from clb_discovery.sources.base import Source
 from clb_discovery.sources.static import StaticSource
 
 if TYPE_CHECKING:
+    from clb_discovery.sources.consul.names import Names
     from clb_discovery.sources.consul.server import ConsulServer
     from clb_discovery.sources.dns.host_names import HostNames
     from clb_discovery.sources.dns.resolvers import Resolvers
@@ -29,20 +30,14 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
     :raises UsageError: if a name, an address or a resolver cannot be used.
     """
     parts = [(part, _families(service)) for service in services for part in service.parts]
+    zoned = {part.source for service in services if service.zones for part in service.parts}
     sources: dict[str, Source] = {
         part.source: StaticSource(part.source, part.servers) for part, _ in parts if part.source.startswith(STATIC)
     }
 
     @cache
     def resolvers() -> Resolvers:
-        from clb_discovery.sources.dns.resolvers import Resolvers  # noqa: PLC0415
-
-        return Resolvers(options.resolver)
-
-    def host_names() -> HostNames:
-        from clb_discovery.sources.dns.host_names import HostNames  # noqa: PLC0415
-
-        return HostNames(resolvers(), bounds=(options.min_ttl, options.max_ttl))
+        return _resolvers(options)
 
     if options.resolver:
         resolvers()  # checks the addresses, even if no service needs DNS
@@ -50,25 +45,21 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
         consul = [one for one in parts if one[0].source == CATALOG or one[0].source.startswith(CONSUL)]
         if consul:
             from clb_discovery.sources.consul.client import Selection  # noqa: PLC0415
-            from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
             from clb_discovery.sources.consul.names import Names  # noqa: PLC0415
-            from clb_discovery.sources.consul.server import LOCAL, REMOTE  # noqa: PLC0415
-            from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource, server_from_environment  # noqa: PLC0415
+            from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource  # noqa: PLC0415
 
-            given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
-            url, environment, wait = options.consul or None, options.consul_environment, options.consul_wait
-            names = Names(host_names)
+            names = Names(lambda: _host_names(options, resolvers()))
 
             @cache
             def server(datacenter: str | None) -> ConsulServer:
-                """Return the agent for one datacenter, with connections of its own."""
-                chosen, limits = datacenter or options.datacenter, REMOTE if datacenter else LOCAL
-                made = server_from_environment(url, environment, given, chosen, names=names, wait=wait, limits=limits)
+                made = _agent(options, names, datacenter)
                 stack.push_async_callback(made.close)
                 return made
 
+            key = options.zone_key
             for part, families in consul:
-                selection = Selection(options.near, part.filter, part.tags, options.tagged_address)
+                zone_key = key if part.source in zoned else None
+                selection = Selection(options.near, part.filter, part.tags, options.tagged_address, zone_key)
                 agent = server(part.datacenter)
                 sources[part.source] = (
                     ConsulCatalog(agent, selection)
@@ -79,6 +70,54 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
             if part.source.startswith((SRV, DNS)):
                 sources[part.source] = _in_dns(part, families, resolvers(), options)
         yield sources
+
+
+async def own_zone(options: Options) -> str:
+    """Query the agent on this host for the zone of its node.
+
+    :raises SourceError: if it is not known.
+    :raises UsageError: if the agent's address, or a resolver, cannot be used.
+    """
+    from clb_discovery.sources.consul.names import Names  # noqa: PLC0415
+
+    agent = _agent(options, Names(lambda: _host_names(options, _resolvers(options))))
+    try:
+        return await agent.zone(options.zone_key)
+    finally:
+        await agent.close()
+
+
+def _resolvers(options: Options) -> Resolvers:
+    from clb_discovery.sources.dns.resolvers import Resolvers  # noqa: PLC0415
+
+    return Resolvers(options.resolver)
+
+
+def _host_names(options: Options, resolvers: Resolvers) -> HostNames:
+    from clb_discovery.sources.dns.host_names import HostNames  # noqa: PLC0415
+
+    return HostNames(resolvers, bounds=(options.min_ttl, options.max_ttl))
+
+
+def _agent(options: Options, names: Names, datacenter: str | None = None) -> ConsulServer:
+    """Return the agent for one datacenter, with connections of its own.
+
+    :param names: resolver of host names.
+    :param datacenter: None for that of the options.
+    """
+    from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
+    from clb_discovery.sources.consul.server import LOCAL, REMOTE  # noqa: PLC0415
+    from clb_discovery.sources.consul.source import server_from_environment  # noqa: PLC0415
+
+    return server_from_environment(
+        options.consul or None,
+        options.consul_environment,
+        {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()},
+        datacenter or options.datacenter,
+        names=names,
+        wait=options.consul_wait,
+        limits=REMOTE if datacenter else LOCAL,
+    )
 
 
 def _in_dns(part: Part, families: Collection[bool], resolvers: Resolvers, options: Options) -> Source:

@@ -35,6 +35,11 @@ def texts(key: str, value: object) -> list[str]:
     return [text(key, item) for item in value] if isinstance(value, list) else [text(key, value)]
 
 
+def pairs(key: str, table: Mapping[str, object]) -> list[str]:
+    """Return the keys and values of a table as `KEY=VALUE`; raises as `text`."""
+    return [f"{name}={text(f'{key}, {shown(name)}', value)}" for name, value in table.items()]
+
+
 def boolean(key: str, value: object) -> bool:
     """Return true or false; raises ValueError for anything else."""
     if not isinstance(value, bool):

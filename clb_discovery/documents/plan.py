@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from clb_discovery.documents.names import endpoint
 from clb_discovery.documents.parts import NO_PARTS, Parts, add_parts
 from clb_discovery.documents.shares import Member, target_shares
+from clb_discovery.documents.zones import NO_ZONES, Zones, add_zones
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.address import format_address
 from clb_discovery.model.answer import Refusal
 from clb_discovery.model.own_servers import is_own
-from clb_discovery.model.servers import RealServer, Vip
+from clb_discovery.model.servers import Pool, RealServer, Vip
 from clb_discovery.publication.changes import Changes, changes, setting_changes
 
 
@@ -23,6 +25,7 @@ def preview(  # noqa: PLR0913 - the parts of the document
     *,
     names: Iterable[Mapping[str, Any]] = (),
     parts: Parts = NO_PARTS,
+    zones: Zones = NO_ZONES,
 ) -> dict[str, Any]:
     """Build the document that `plan --json` prints, from the kernel's maps before and after the plan.
 
@@ -30,9 +33,13 @@ def preview(  # noqa: PLR0913 - the parts of the document
     :param waiting: names of pools with removals that are held until another answer confirms them.
     :param names: hosts files that would change, each with the lines that are `added` and `removed`.
     :param parts: the parts of pools that have several, by the names of the pools, each as `parts.configured`.
+    :param zones: the zones of real servers.
     """
     vips = sorted(before.virtual.keys() | after.virtual.keys())
-    found = (_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting, parts) for vip in vips)
+    found = [_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting, parts) for vip in vips]
+    for vip, change in zip(vips, found, strict=True):
+        if change and vip in after.virtual:
+            _add_zones(change, after.virtual[vip].pool or (), zones)
     return {
         "changes": [change for change in found if change is not None],
         "refused": [{"service": name, "server": str(item.value), "reason": item.reason} for name, item in refused],
@@ -69,6 +76,19 @@ def _change(
         shares = target_shares([Member(server.priority, server.weight, ejected=False) for server in pool])
         add_parts(document, pool, shares, parts.get(source, ()) if source else ())
     return document
+
+
+def _add_zones(change: dict[str, Any], pool: Pool, zones: Zones) -> None:
+    """Add the zones of a pool, and the zone of each real server that is added or changed."""
+    shares = target_shares([Member(server.priority, server.weight, ejected=False) for server in pool])
+    reals = [_server(server) | {"target_share": share} for server, share in zip(pool, shares, strict=True)]
+    of_pool: dict[str, Any] = {"source": change["source"], "real_servers": reals}
+    add_zones([of_pool], zones)
+    if "zones" in of_pool:
+        change["zones"] = of_pool["zones"]
+        found = {endpoint(real): real["zone"] for real in reals}
+        for real in (*change["added"], *change["changed"]):
+            real["zone"] = found[endpoint(real)]
 
 
 def _server(server: RealServer) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from clb_discovery.documents.checks import add_checks
 from clb_discovery.documents.parts import NO_PARTS, Parts, add_parts
 from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.documents.verdict import empty_services
+from clb_discovery.documents.zones import NO_ZONES, Zones, add_zones
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Info, Server
 from clb_discovery.layout.health import NO_WORDS, Health, Words
@@ -65,7 +66,7 @@ def document(  # noqa: PLR0913 - the parts of the document
 
     :param pid: process id of the running sidecar, or None.
     :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `metrics_error`,
-        `sources`, `unpublished`, `parts` and `checks`.
+        `sources`, `unpublished`, `parts`, `checks`, `zone` and `zones`.
     :param listening: the VIPs on which a program of this host listens.
     :param load_error: why the last load failed.
     """
@@ -73,6 +74,8 @@ def document(  # noqa: PLR0913 - the parts of the document
     parts = state.get("parts", {})
     virtual = virtual_servers(loaded.installed, loaded.servers, listening, loaded.words, parts) if loaded else []
     add_checks(virtual, state.get("checks", []) if pid is not None else [])
+    zone = state.get("zone")
+    add_zones(virtual, Zones(zone["name"], state.get("zones", {})) if zone else NO_ZONES)
     return {
         "format": FORMAT,
         "instance": instance,
@@ -85,6 +88,7 @@ def document(  # noqa: PLR0913 - the parts of the document
             "config_error": state.get("config_error"),
             "metrics_error": state.get("metrics_error"),
         },
+        "zone": zone,
         "sources": state.get("sources", []),
         "virtual_servers": virtual,
         "unpublished": state.get("unpublished", []),

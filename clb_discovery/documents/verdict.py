@@ -61,6 +61,7 @@ def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("configuration", text)
     if sidecar["metrics_error"]:
         yield Problem("metrics", f"metrics are not served: {sidecar['metrics_error']}")
+    yield from _zone(status.get("zone"))
     for one in status["unpublished"]:
         text = f"{one['virtual_servers']} of its virtual servers not published: {one['reason']}"
         yield Problem(one["service"], text, "not published in full (see above):", one["service"])
@@ -68,6 +69,12 @@ def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _sources(status)
     if datapath["loaded"] and not sidecar["running"]:
         yield Problem("sidecar", "sidecar not running: pools will not be updated")
+
+
+def _zone(zone: Mapping[str, Any] | None) -> Iterator[Problem]:
+    if zone and zone["error"]:
+        stays = f"{zone['name']} stays" if zone["name"] else "pools do not follow zones"
+        yield Problem("zone", f"the zone of this host cannot be read, {stays}: {zone['error']}")
 
 
 def remarks(found: Iterable[Problem]) -> Iterator[str]:

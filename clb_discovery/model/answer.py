@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from clb_discovery.model.servers import Algorithm, Endpoint, HealthClaim, Protocol, RealServer, Unread, Vip
 from clb_discovery.model.service import Service
+from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.text import some_of
 
 _NAMED: Final = 4  # real servers named in one sentence
@@ -90,6 +91,8 @@ class Answer:
     """A remark for the operator, such as that the answer may be incomplete; bounded and escaped."""
     out_members: tuple[str, ...] = ()
     """Identities of members that are out and whose endpoints are not in the answer."""
+    places: Places = NO_PLACES
+    """The zones of members, and the weights of those that are out; only of a source that is to look for zones."""
 
 
 @dataclass(frozen=True, slots=True)

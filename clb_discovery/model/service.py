@@ -9,6 +9,7 @@ from typing import Final
 
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import MAX_NAME, MAX_POOL, Algorithm, PassiveHealth, Pool, Protocol, Vip
+from clb_discovery.model.zones import ZoneRule
 
 CONSUL: Final = "consul:"
 SRV: Final = "srv:"
@@ -65,6 +66,11 @@ class Part:
         """The name in discovery: `redis`, `_redis._tcp.example`."""
         return self.source.partition(":")[2] if self.selected is None else self.selected
 
+    @property
+    def lists_unhealthy(self) -> bool:
+        """Whether the source also lists members that are out, so that the capacity of a zone is known."""
+        return self.source.startswith(CONSUL)
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -85,6 +91,8 @@ class Service:
     """How its real servers are checked by the sidecar; None if they are not."""
     most: int = MAX_POOL
     """Most real servers in one pool."""
+    zones: ZoneRule | None = None
+    """How its pools follow zones; None if they do not."""
 
     def __post_init__(self) -> None:
         if not self.parts:

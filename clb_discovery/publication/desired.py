@@ -11,14 +11,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from operator import attrgetter, is_, is_not
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from clb_discovery.model.address import Address, Network, is_ipv4
 from clb_discovery.model.answer import Refusal
-from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Pool, Pools, Vip, VirtualServer
+from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Endpoint, Pool, Pools, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.usable import objection
+from clb_discovery.model.zones import NO_FACTS, NO_PLACES, ZoneFacts
 from clb_discovery.publication.merge import merge
+from clb_discovery.publication.zones import Zoning, zones_of
 
 MAX_REJECTED: Final = 100
 """Most rejected real servers that are reported for one source."""
@@ -35,6 +37,7 @@ class Basis(NamedTuple):
     """The addresses of all virtual servers."""
     by_source: Mapping[str, Service]
     """The service of each source."""
+    facts: ZoneFacts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Desired:
     """Real servers that are not used, by the name of their source; only where there are any."""
     remarks: Mapping[str, str]
     """How pools differ from the answers of their parts, by the name of the pools; only where they do."""
+    zones: Mapping[str, Mapping[Endpoint, str]]
+    """The known zones of real servers, by the name of the pools; only where pools follow zones."""
     basis: Basis = field(compare=False, repr=False)
     rebuilt: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
     """Virtual servers that were not taken from an earlier result."""
@@ -56,6 +61,7 @@ def desired(
     known: Mapping[str, Pools],
     real_ranges: Sequence[Network],
     before: Desired | None = None,
+    facts: ZoneFacts = NO_FACTS,
 ) -> Desired:
     """Build the virtual servers of all services that are known.
 
@@ -66,29 +72,51 @@ def desired(
         one in any case.
     :param before: an earlier result. If only the servers of some sources have changed since, all other objects are
         taken from it. The result is the same as without it.
+    :param facts: what decides about zones.
     """
     services, real_ranges = tuple(services), tuple(real_ranges)
     if before and (before.basis.services, before.basis.real_ranges) == (services, real_ranges):
-        basis = before.basis._replace(known=known)
-        changed = _changed(before.basis.known, known)
-        if changed is not None:
-            rebuilt = {
-                part.source: basis.by_source[part.source]
-                for source in changed
-                if source in basis.by_source
-                for part in basis.by_source[source].parts
-            }
-            found = _built(basis, rebuilt.values())
-            kept = {source: refusals for source, refusals in before.rejected.items() if source not in rebuilt}
-            pools = {service.source for service in rebuilt.values()} if before.remarks else ()
-            remarks = {pool: remark for pool, remark in before.remarks.items() if pool not in pools}
-            virtual = {**before.virtual, **found.virtual}
-            return Desired(virtual, kept | found.rejected, remarks | found.remarks, basis, found.virtual)
+        basis = before.basis._replace(known=known, facts=facts)
+        touched = _touched(before.basis, basis)
+        if touched is not None:
+            found = _built(basis, touched)
+            sources = {part.source for service in touched for part in service.parts}
+            names = {service.source for service in touched}
+            return Desired(
+                {**before.virtual, **found.virtual},
+                _without(before.rejected, sources) | found.rejected,
+                _without(before.remarks, names) | found.remarks,
+                _without(before.zones, names) | found.zones,
+                basis,
+                found.virtual,
+            )
     vips = frozenset(vip.address for service in services for vip in service.vips)
     by_source = {part.source: service for service in services for part in service.parts}
-    basis = Basis(services, known, real_ranges, vips, by_source)
+    basis = Basis(services, known, real_ranges, vips, by_source, facts)
     found = _built(basis, services)
-    return Desired(found.virtual, found.rejected, found.remarks, basis, found.virtual)
+    return Desired(found.virtual, found.rejected, found.remarks, found.zones, basis, found.virtual)
+
+
+_Value = TypeVar("_Value")
+
+
+def _without(found: Mapping[str, _Value], names: Collection[str]) -> dict[str, _Value]:
+    return {name: one for name, one in found.items() if name not in names}
+
+
+def _touched(before: Basis, now: Basis) -> Collection[Service] | None:
+    """Return the services whose inputs have changed; None if these may be all."""
+    if before.facts.own != now.facts.own:
+        return None
+    sources = _changed(before.known, now.known)
+    places = _changed(before.facts.places, now.facts.places)
+    if sources is None or places is None:
+        return None
+    touched = {now.by_source[one].source: now.by_source[one] for one in {*sources, *places} if one in now.by_source}
+    was, unhealthy = before.facts.unhealthy, now.facts.unhealthy
+    pools = {name for name in was.keys() | unhealthy.keys() if was.get(name) != unhealthy.get(name)}
+    touched |= {service.source: service for service in now.services if service.source in pools} if pools else {}
+    return touched.values()
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collection[str] | None:
@@ -106,19 +134,24 @@ class _Built(NamedTuple):
     virtual: dict[Vip, VirtualServer]
     rejected: dict[str, tuple[Refusal, ...]]
     remarks: dict[str, str]
+    zones: dict[str, Mapping[Endpoint, str]]
 
 
 def _built(basis: Basis, services: Iterable[Service]) -> _Built:
     """Build the virtual servers of some services; one that is there several times is built once."""
-    built = _Built({}, {}, {})
+    built = _Built({}, {}, {}, {})
     for service in {service.source: service for service in services}.values():
         if not any(part.source in basis.known for part in service.parts):
             continue
         refused: dict[str, list[Refusal]] = {part.source: [] for part in service.parts}
         usable = [_usable(basis, part.source, refused[part.source]) for part in service.parts]
+        zones = _zones(basis, service, usable)
+        if zones is not None:
+            built.zones[service.source] = zones
         pools: dict[bool, Pool] = {}
         for ipv4 in {is_ipv4(vip.address) for vip in service.vips}:
-            merged = merge(service.parts, [pool.ipv4 if ipv4 else pool.ipv6 for pool in usable])
+            zoning = None if zones is None else _zoning(basis, service, zones, ipv4=ipv4)
+            merged = merge(service.parts, [pool.ipv4 if ipv4 else pool.ipv6 for pool in usable], zoning)
             pools[ipv4], surplus = _bounded(service, merged.pool)
             for place, refusal in surplus:
                 refused[service.parts[place].source].append(refusal)
@@ -142,6 +175,30 @@ def _usable(basis: Basis, source: str, refused: list[Refusal]) -> Pools:
         return known
     unusable = {one.value for one in refused}
     return Pools(*(tuple(one for one in pool if one not in unusable) for pool in (known.ipv4, known.ipv6)))
+
+
+def _zones(basis: Basis, service: Service, usable: Sequence[Pools]) -> Mapping[Endpoint, str] | None:
+    """Return the zones of the real servers of a service; None if its pools do not follow zones."""
+    if service.zones is None or basis.facts.own is None:
+        return None
+    places = [basis.facts.places.get(part.source, NO_PLACES) for part in service.parts]
+    return zones_of([tuple(pools) for pools in usable], places, service.zones)
+
+
+def _zoning(basis: Basis, service: Service, zones: Mapping[Endpoint, str], *, ipv4: bool) -> Zoning | None:
+    """Return what decides about the zones of a pool of one family."""
+    own, rule = basis.facts.own, service.zones
+    if own is None or rule is None:
+        return None
+    out = [
+        {
+            endpoint: weight
+            for endpoint, weight in basis.facts.places.get(part.source, NO_PLACES).out.items()
+            if is_ipv4(endpoint[0]) is ipv4 and objection(endpoint[0], basis.vips, basis.real_ranges) is None
+        }
+        for part in service.parts
+    ]
+    return Zoning(own, rule, zones, out, basis.facts.unhealthy.get(service.source, frozenset()))
 
 
 def _folded(servers: int) -> str:

@@ -13,6 +13,7 @@ from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim
 from clb_discovery.model.servers import Pools, Unpublished, Vip, VirtualServer
 from clb_discovery.model.service import Service
+from clb_discovery.model.zones import NO_FACTS, ZoneFacts
 from clb_discovery.publication.admission import admit, choose, used
 from clb_discovery.publication.claims import Resolved, resolve
 from clb_discovery.publication.desired import Desired, desired
@@ -34,6 +35,8 @@ class Wanted(NamedTuple):
     real_ranges: Sequence[Network]
     complete: bool
     """As for `plan`."""
+    facts: ZoneFacts = NO_FACTS
+    """What decides about zones."""
 
 
 class Publication(NamedTuple):
@@ -72,7 +75,8 @@ def publication(
     :param budget: real servers to write in one round; None for all.
     """
     resolved = _resolved(installed, wanted, before)
-    state = desired(resolved.services, wanted.known, wanted.real_ranges, before.desired if before else None)
+    earlier = before.desired if before else None
+    state = desired(resolved.services, wanted.known, wanted.real_ranges, earlier, wanted.facts)
     waited = before.left if before else {}
     goes_on = before is not None and _goes_on(installed, wanted, before, state)
     if goes_on:  # unchanged virtual servers need no look

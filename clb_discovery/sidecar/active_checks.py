@@ -103,6 +103,11 @@ class ActiveChecks:
         if target:
             self._runner.hurry(target)
 
+    @property
+    def failing(self) -> Collection[bytes]:
+        """The packed members that fail their checks, whether or not they are out."""
+        return {key for down in self._table.failing().values() for key in down}
+
     def document(self) -> list[dict[str, Any]]:
         """Return the servers that are down, for `status`: one entry for each checked virtual server."""
         return [

@@ -29,7 +29,9 @@ from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Outcome
+from clb_discovery.model.servers import Endpoint
 from clb_discovery.model.service import CATALOG
+from clb_discovery.model.zones import ZoneFacts
 from clb_discovery.publication import dead_peers
 from clb_discovery.sidecar.active_checks import ActiveChecks
 from clb_discovery.sidecar.announcer import Announcer
@@ -37,10 +39,12 @@ from clb_discovery.sidecar.health.watch import HealthWatch
 from clb_discovery.sidecar.hosts import HostsFile
 from clb_discovery.sidecar.last_good_file import Store
 from clb_discovery.sidecar.local_listeners import LocalListeners
+from clb_discovery.sidecar.own_zone import OwnZone
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.sidecar.readiness import Readiness
 from clb_discovery.sidecar.self_report import Proof, SelfReport
 from clb_discovery.sidecar.service_manager import ServiceManager
+from clb_discovery.sidecar.unhealthy import by_pool
 from clb_discovery.sidecar.wakeup import Wakeup
 from clb_discovery.sources.watches import Watches
 from clb_discovery.state.last_good import LastGood
@@ -77,6 +81,8 @@ class Daemon:
         self._local_listeners = LocalListeners()
         self._wakeup = Wakeup()
         self._checks = ActiveChecks(self._announcer, self._meters, self._wakeup.ring)
+        self._zone = OwnZone(self._announcer, self._rezone)
+        self._unhealthy: Mapping[str, frozenset[Endpoint]] = {}  # by pool; only of those that follow zones
         self._early: list[tuple[str, Outcome]] | None = []
         """Outcomes of sources while the data plane is being loaded; None afterwards."""
         self._changed = False  # whether the desired state may have changed
@@ -108,6 +114,8 @@ class Daemon:
                     # Here, because aiohttp is a fifth of a sidecar that does without.
                     from clb_discovery.metrics.server import Site  # noqa: PLC0415
                     from clb_discovery.sidecar.metrics_site import MetricsSite  # noqa: PLC0415
+                self._zone.follow(options)
+                stack.push_async_callback(self._zone.end)
                 self._watches.start(self._heard)
             maps = stack.enter_context(self._plane.open())
             info = maps.info()
@@ -126,7 +134,25 @@ class Daemon:
             stack.push_async_callback(self._shut_down)
             if health:
                 await stack.enter_async_context(self._checks.running(publisher, health))
+            await self._know_zones(publisher, health)
             await self._main_loop(publisher, health)
+
+    async def _know_zones(self, publisher: Publisher, health: HealthWatch | None) -> None:
+        """Before the first publication, wait for what zones depend on: the zone of this host, and servers that are out.
+
+        Otherwise a restart would divide pools in another way for a moment.
+        """
+        if any(service.zones for service in self._settings.services):
+            await self._zone.first()
+            if health:
+                await health.look()
+                await self._check_servers(publisher)
+            self._unhealthy = self._unhealthy_now(publisher.installed, health)
+
+    def _rezone(self) -> None:
+        """Publish again, because the zone of this host has changed; before the start there is nothing to publish."""
+        self._changed |= self._early is None
+        self._wakeup.ring()
 
     async def _prove(self) -> None:
         """Log if the programs are not in effect; outside of their cgroup the self-test takes a process."""
@@ -154,6 +180,7 @@ class Daemon:
 
     def _start_up(self, publisher: Publisher) -> None:
         self._changed |= self._recall(tuple(self._services.sources), publisher.installed, self._store.read())
+        self._zone.remember(self._store.zone)
         self._names.leave(self._settings.options.hosts_file)
         instance, cgroup = self._instance.name, str(self._plane.cgroup)
         _log.info("started", version=__version__, instance=instance, cgroup=cgroup, services=len(self._services))
@@ -179,12 +206,24 @@ class Daemon:
             if self._wakeup.is_stopping:
                 return
             with self._announcer.trying("round failed", *self._bearable(OSError)):  # such as no free descriptor
+                self._look_at_zones(publisher.installed, health)
                 await self._tick(publisher)
                 if health:
                     await health.look()
             self._service_manager.alive()
             if self._settings.options.once:
                 self._finish_once()
+
+    def _look_at_zones(self, installed: Installed, health: HealthWatch | None) -> None:
+        """Publish again if other real servers are ejected or fail their checks, in pools that follow zones."""
+        unhealthy = self._unhealthy_now(installed, health)
+        self._changed |= unhealthy != self._unhealthy
+        self._unhealthy = unhealthy
+
+    def _unhealthy_now(self, installed: Installed, health: HealthWatch | None) -> Mapping[str, frozenset[Endpoint]]:
+        zoned = {state.service.source for state in self._services if state.service.zones} if self._zone.name else ()
+        members = {*health.ejected, *self._checks.failing} if health and zoned else ()
+        return by_pool(installed, members, zoned)
 
     def _next_look(self, publisher: Publisher) -> float:
         """Return the seconds until something is due: a source, another try, the links or the watchdog."""
@@ -217,7 +256,7 @@ class Daemon:
         await self._local_listeners.announce(publisher.installed)
         self._write_state()
         self._notify(publisher.installed, settled=settled)
-        if self._store.is_due(self._services.applied, now):
+        if self._store.is_due(self._services.applied, now, self._zone.kept):
             await self._write_last_good()
 
     async def _check_servers(self, publisher: Publisher) -> None:
@@ -233,8 +272,14 @@ class Daemon:
         self._changed = self._pending = False  # first, because sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
             found = await publisher.publish(
-                self._settings, services.claims, servers, complete=complete, interrupted=self._is_interrupted
+                self._settings,
+                services.claims,
+                servers,
+                complete=complete,
+                interrupted=self._is_interrupted,
+                facts=ZoneFacts(self._zone.name, services.places(known), self._unhealthy),
             )
+            self._self_report.place(found.zones)
             self._pending = bool(found.pending)
             services.apply(known, found.pending)
             for before, now, _ in services.refuse(found.refused, found.rejected, found.unpublished, found.remarks):
@@ -261,7 +306,9 @@ class Daemon:
         lost = self._services.lost
         if lost:
             raise SourceError(lost[0].error)
-        tried = self._self_report.last_sync and self._services.is_tried
+        if self._zone.error:
+            raise SourceError(self._zone.error)
+        tried = self._self_report.last_sync and self._services.is_tried and self._zone.is_tried
         if tried and not any(state.guarded.held for state in self._services):
             for state in self._services:
                 if state.unpublished and not state.from_catalog:
@@ -300,6 +347,7 @@ class Daemon:
             await self._watches.end()
             self._watches = watches
             await self._adopt(wanted, publisher.installed)
+            self._zone.follow(self._settings.options)
             watches.start(self._heard)
         self._service_manager.reloaded()
 
@@ -338,6 +386,7 @@ class Daemon:
             await asyncio.to_thread(self._names.publish, self._settings.options.hosts_file, installed)
 
     def _write_state(self) -> None:
+        self._self_report.zone = self._zone.document()
         with self._announcer.trying("cannot write the state for status", HostError, OSError):
             self._self_report.write(self._services, self._settings.options.hosts_file, self._checks.document())
 
@@ -347,7 +396,7 @@ class Daemon:
         errors = self._bearable(HostError, OSError, ValueError)
         trying = self._announcer.trying("cannot save the last known good sets", *errors)
         with trying, self._meters.unkept.count_exceptions():
-            await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
+            await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time(), self._zone.kept)
 
     def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
         """Return the errors after which the sidecar goes on; with `once` there are none."""

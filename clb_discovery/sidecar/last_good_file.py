@@ -10,7 +10,7 @@ import structlog
 
 from clb_discovery.errors import HostError
 from clb_discovery.files import Place, read_file, replace_file, safe_directory
-from clb_discovery.state.last_good import MAX_BYTES, LastGood, decode, encode
+from clb_discovery.state.last_good import MAX_BYTES, LastGood, decode, decode_zone, encode
 
 WRITE_EVERY: Final = 1.0
 """Least seconds between two writes."""
@@ -24,7 +24,9 @@ class Store:
     def __init__(self, directory: Path | None, instance: str) -> None:
         self._directory = directory
         self._name = f"{instance}.json"
-        self._written: Mapping[str, LastGood] = {}
+        self.zone: str | None = None
+        """The zone of the host that was read."""
+        self._written: tuple[Mapping[str, LastGood], str | None] = {}, None
         self._next = 0.0
 
     def read(self) -> dict[str, LastGood]:
@@ -33,7 +35,10 @@ class Store:
             return {}
         try:
             content = self._content(self._directory)
-            return decode(content) if content is not None else {}
+            if content is None:
+                return {}
+            self.zone = decode_zone(content)
+            return decode(content)
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -50,13 +55,17 @@ class Store:
             except ValueError as error:
                 raise ValueError(f"it {error}") from None
 
-    def is_due(self, applied: Mapping[str, LastGood], now: float) -> bool:
-        """Tell whether to write: the sets have changed, apart from their times, and the last write is not too new."""
-        return self._directory is not None and now >= self._next and applied != self._written
+    def is_due(self, applied: Mapping[str, LastGood], now: float, zone: str | None = None) -> bool:
+        """Tell whether to write: there are changes, apart from the times of sets, and the last write is not too new.
 
-    def write(self, sets: Mapping[str, LastGood], now: float) -> None:
+        :param zone: of the host, if the agent has named it.
+        """
+        return self._directory is not None and now >= self._next and (applied, zone) != self._written
+
+    def write(self, sets: Mapping[str, LastGood], now: float, zone: str | None = None) -> None:
         """Replace the file, and wait until it is on disk.
 
+        :param zone: as for `is_due`.
         :param now: seconds on a clock that does not go backwards, as for `is_due`.
         :raises HostError: if it cannot be written. The next try is due as usual.
         :raises ValueError: if there is too much to write.
@@ -64,7 +73,7 @@ class Store:
         if self._directory is None:
             return
         self._next = now + WRITE_EVERY
-        document = encode(sets)
+        document = encode(sets, zone)
         file = self._directory / self._name
         try:
             with safe_directory(self._directory, make=True) as directory:
@@ -76,4 +85,4 @@ class Store:
                 f"cannot write {file}: {error.strerror}; --state-dir needs a writable directory with free "
                 "space; its parent directory must exist"
             ) from error
-        self._written = {source: one._replace(answered=None) for source, one in sets.items()}
+        self._written = {source: one._replace(answered=None) for source, one in sets.items()}, zone

@@ -27,7 +27,8 @@ from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Claim, Refusal
 from clb_discovery.model.neighbours import Overlap
-from clb_discovery.model.servers import Pools, Protocol, Unpublished, Vip
+from clb_discovery.model.servers import Endpoint, Pools, Protocol, Unpublished, Vip
+from clb_discovery.model.zones import NO_FACTS, ZoneFacts
 from clb_discovery.publication.admission import SLICE
 from clb_discovery.publication.aside import FIRST_PAUSE, LONGEST_PAUSE, Aside, next_try, put_aside, waiting
 from clb_discovery.publication.cut import Cut, cut
@@ -55,6 +56,8 @@ class Published(NamedTuple):
     """Virtual servers that there is no room for."""
     remarks: Mapping[str, str]
     """How pools differ from the answers of their parts, by the names of the pools."""
+    zones: Mapping[str, Mapping[Endpoint, str]]
+    """The known zones of real servers, by the names of the pools; only of those that follow zones."""
     pending: frozenset[str]
     """Pools of which more has to be published at once, because the publication was interrupted."""
 
@@ -120,7 +123,7 @@ class Publisher:
         """Whether the last publication failed as a whole."""
         return self._failed_until is not None
 
-    async def publish(
+    async def publish(  # noqa: PLR0913 - the inputs of a publication
         self,
         settings: Settings,
         claims: Sequence[Claim],
@@ -128,17 +131,19 @@ class Publisher:
         *,
         complete: bool,
         interrupted: Callable[[], bool] = lambda: False,
+        facts: ZoneFacts = NO_FACTS,
     ) -> Published:
         """Publish the desired state that follows from the real servers of each source, round by round.
 
         :param claims: of services of a catalog, in addition to the services of the settings.
         :param interrupted: whether there is something new to publish; then no further round begins.
+        :param facts: what decides about zones.
         :raises ClbError: if the kernel refuses a step for another reason than lack of room.
         :raises OSError: if this host lacks a resource, such as descriptors.
         """
         options, services, _ = settings
         own = own_servers.virtual_servers(options.instance)
-        wanted = Wanted(services, claims, servers, own, options.vip_range, options.real_range, complete)
+        wanted = Wanted(services, claims, servers, own, options.vip_range, options.real_range, complete, facts)
         while True:
             found = await self._round(wanted)
             self._leaving.add(found.plan.dropped)
@@ -149,8 +154,9 @@ class Publisher:
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
         self._announcer.unpublished(unpublished)
+        desired = found.desired
         return Published(
-            found.resolved.refused, found.desired.rejected, unpublished, found.desired.remarks, found.pending()
+            found.resolved.refused, desired.rejected, unpublished, desired.remarks, desired.zones, found.pending()
         )
 
     async def _round(self, wanted: Wanted) -> Publication:

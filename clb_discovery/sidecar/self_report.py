@@ -12,7 +12,9 @@ from typing import Any, Final
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.plane import Plane
 from clb_discovery.documents.parts import configured
+from clb_discovery.documents.zones import by_zone
 from clb_discovery.hosts_file.file import real_path
+from clb_discovery.model.servers import Endpoint
 from clb_discovery.state.services import ServiceTable
 from clb_discovery.text import timestamp
 
@@ -31,7 +33,18 @@ class SelfReport:
         """Why the configuration was not accepted when it was read last."""
         self.metrics_error: str | None = None
         """Why metrics are not served, although they are configured."""
+        self.zone: Mapping[str, Any] | None = None
+        """The zone of this host, as `OwnZone.document`."""
+        self._zones: dict[str, tuple[Mapping[Endpoint, str], Mapping[str, Sequence[str]]]] = {}
         self._written: dict[str, Any] | None = None
+
+    def place(self, zones: Mapping[str, Mapping[Endpoint, str]]) -> None:
+        """Take the zones of real servers, by the names of pools; the same object for an equal value saves work."""
+        before = self._zones
+        self._zones = {
+            pool: before[pool] if pool in before and before[pool][0] is own else (own, by_zone(own))
+            for pool, own in zones.items()
+        }
 
     def document(
         self, services: ServiceTable, hosts_file: Path | None, checks: Sequence[Mapping[str, Any]] = ()
@@ -49,6 +62,8 @@ class SelfReport:
             "parts": {service.source: configured(service) for service in services.composed},
             "hosts_file": str(real_path(hosts_file)) if hosts_file else None,
             "checks": list(checks),
+            "zone": self.zone,
+            "zones": {pool: names for pool, (_, names) in self._zones.items()},
         }
 
     def write(self, services: ServiceTable, hosts_file: Path | None, checks: Sequence[Mapping[str, Any]] = ()) -> None:

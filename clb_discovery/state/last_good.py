@@ -2,9 +2,11 @@
 
 One JSON document: `{"version": 1, "sources": {NAME: {"answered": SECONDS, "servers": [[PRIORITY, ADDRESS, PORT,
 WEIGHT], ...]}}}`. Where identities of real servers are known, `"identities": [TEXT or null, ...]` has one for each of
-`servers`, so that a start can tell a replacement from a removal. A service of a catalog also has `"opt_in": {"vips":
-[VIP, ...], "automatic": [PROTOCOL, ...], "algorithm": NAME}` and the fields of
-`HealthClaim`. A file on disk may hold anything, so every value is checked.
+`servers`, so that a start can tell a replacement from a removal. If the service follows zones, `"zones": [TEXT or null,
+...]` has those of `servers`, and `"out": [[ADDRESS, PORT, WEIGHT, TEXT or null], ...]` the members that are out. If the
+zone of the host is the agent's, `"zone"` beside `"sources"` has it. A service of a catalog also has `"opt_in": {"vips":
+[VIP, ...], "automatic": [PROTOCOL, ...], "algorithm": NAME}` and the fields of `HealthClaim`. A file on disk may hold
+anything, so every value is checked.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from clb_discovery.model.servers import (
     pools,
 )
 from clb_discovery.model.text_forms import HEALTH, parse_algorithm, parse_vip
+from clb_discovery.model.zones import NO_PLACES, Places, is_zone
 
 VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
@@ -39,6 +42,7 @@ MAX_IDENTITY: Final = 1024
 
 _LAST_SECOND: Final = 253402300799  # of the year 9999, where calendars end
 _SHOWN_LENGTH: Final = 80
+_OUT_FIELDS: Final = 4
 
 
 class LastGood(NamedTuple):
@@ -52,20 +56,41 @@ class LastGood(NamedTuple):
     """Of a service from a catalog: its opt-in, without refused parts."""
     identities: Mapping[Endpoint, str] = MappingProxyType({})
     """The known identities of real servers."""
+    places: Places = NO_PLACES
+    """The zones of members, and those that are out, if zones are needed."""
 
 
-def encode(sets: Mapping[str, LastGood]) -> bytes:
-    """Return the document; raises ValueError if it would be longer than `MAX_BYTES` even without identities."""
+def encode(sets: Mapping[str, LastGood], zone: str | None = None) -> bytes:
+    """Return the document; raises ValueError if it would be longer than `MAX_BYTES` even without identities and zones.
+
+    :param zone: of the host, if the agent has named it.
+    """
     for identities in (True, False):
         sources = {name: _source(one, identities=identities) for name, one in sets.items()}
-        document = json.dumps({"version": VERSION, "sources": sources}, separators=(",", ":")).encode()
+        found = {"version": VERSION, "sources": sources} | ({"zone": zone} if zone else {})
+        document = json.dumps(found, separators=(",", ":")).encode()
         if len(document) <= MAX_BYTES:
             return document
     raise ValueError(f"{len(document)} bytes are more than {MAX_BYTES}")
 
 
 def decode(document: bytes) -> dict[str, LastGood]:
-    """Read a document of `encode`; raises ValueError, and no other error, with a short reason in one line."""
+    """Read the sets of a document; raises ValueError, and no other error, with a short reason in one line."""
+    sources = _document(document).get("sources")
+    if not isinstance(sources, dict):
+        raise ValueError("it has no sources")  # noqa: TRY004 - no caller of ours is wrong
+    return {name: _last_good(one) for name, one in sources.items()}
+
+
+def decode_zone(document: bytes) -> str | None:
+    """Read the zone of the host in a document of `encode`, if it has one; raises as `decode`."""
+    zone = _document(document).get("zone")
+    if zone is not None and not _is_zone(zone):
+        raise ValueError(f"{_shown(zone)} is not a zone")
+    return zone
+
+
+def _document(document: bytes) -> dict[str, Any]:
     if len(document) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} bytes")
     try:
@@ -74,10 +99,7 @@ def decode(document: bytes) -> dict[str, LastGood]:
         raise ValueError("it is not JSON") from None
     if not isinstance(found, dict) or found.get("version") != VERSION:
         raise ValueError(f"it is not of version {VERSION}")
-    sources = found.get("sources")
-    if not isinstance(sources, dict):
-        raise ValueError("it has no sources")  # noqa: TRY004 - no caller of ours is wrong
-    return {name: _last_good(one) for name, one in sources.items()}
+    return found
 
 
 def _source(one: LastGood, *, identities: bool) -> dict[str, Any]:
@@ -86,8 +108,16 @@ def _source(one: LastGood, *, identities: bool) -> dict[str, Any]:
         "answered": one.answered,
         "servers": [_written_server(server) for server in one.servers],
         **({"identities": known} if identities and any(known) else {}),
+        **(_written_places(one) if identities else {}),
         **({"opt_in": _written(one.opt_in)} if one.opt_in else {}),
     }
+
+
+def _written_places(one: LastGood) -> dict[str, Any]:
+    zones, out = one.places
+    found = [zones.get(server.endpoint) for server in one.servers]
+    written = [[format_address(at[0]), at[1], weight, zones.get(at)] for at, weight in out.items()]
+    return ({"zones": found} if any(found) else {}) | ({"out": written} if written else {})
 
 
 def _written_server(server: RealServer) -> list[object]:
@@ -106,16 +136,41 @@ def _last_good(found: Any) -> LastGood:  # noqa: ANN401 - anything is what a dis
         raise ValueError(f"{_shown(answered)} is not a time")
     opt_in = _opt_in(found["opt_in"]) if "opt_in" in found else None
     servers = [_real_server(item) for item in found["servers"]]
-    return LastGood(pools(servers), answered, opt_in, _identities(found.get("identities", []), servers))
+    identities = _of_each(found.get("identities", []), servers, "identities")
+    known = {endpoint: identity for endpoint, identity in identities.items() if _bounded(identity)}
+    return LastGood(pools(servers), answered, opt_in, known, _places(found, servers))
 
 
-def _identities(found: Any, servers: Sequence[RealServer]) -> dict[Endpoint, str]:  # noqa: ANN401 - as above
+def _of_each(found: Any, servers: Sequence[RealServer], what: str) -> dict[Endpoint, str]:  # noqa: ANN401 - as above
+    """Return the texts that belong to real servers; some may have none."""
     if not isinstance(found, list) or not all(item is None or isinstance(item, str) for item in found):
-        raise ValueError(f"{_shown(found)} is not a list of identities")
+        raise ValueError(f"{_shown(found)} is not a list of {what}")
     if found and len(found) != len(servers):
-        raise ValueError(f"there are {len(found)} identities of {len(servers)} real servers")
-    named = zip(servers, map(_bounded, found), strict=False)
-    return {server.endpoint: identity for server, identity in named if identity}
+        raise ValueError(f"there are {len(found)} {what} of {len(servers)} real servers")
+    return {server.endpoint: text for server, text in zip(servers, found, strict=False) if text}
+
+
+def _places(found: Mapping[str, Any], servers: Sequence[RealServer]) -> Places:
+    """Return the zones of members, and those that are out; earlier files have neither."""
+    zones, out = _of_each(found.get("zones", []), servers, "zones"), found.get("out", [])
+    if not isinstance(out, list):
+        raise ValueError(f"{_shown(out)} is not a list of members that are out")  # noqa: TRY004 - as above
+    weights: dict[Endpoint, int] = {}
+    for one in out:
+        if not isinstance(one, list) or len(one) != _OUT_FIELDS:
+            raise ValueError(f"{_shown(one)} is not a member that is out")
+        member = _real_server([0, *one[:3]])
+        weights[member.endpoint] = member.weight
+        if one[3] is not None:
+            zones[member.endpoint] = one[3]
+    for zone in zones.values():
+        if not _is_zone(zone):
+            raise ValueError(f"{_shown(zone)} is not a zone")
+    return Places(zones, weights) if zones or weights else NO_PLACES
+
+
+def _is_zone(found: Any) -> bool:  # noqa: ANN401 - as above
+    return isinstance(found, str) and is_zone(found)
 
 
 def _written(opt_in: OptIn) -> dict[str, Any]:

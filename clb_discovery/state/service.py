@@ -13,6 +13,7 @@ from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome,
 from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished
 from clb_discovery.model.service import Part, RemovalPolicy, Service, consul_objection
 from clb_discovery.model.usable import objection
+from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import guard
 from clb_discovery.state.guard import NO_SPARE, Families, Guarded, Identities
 from clb_discovery.text import some_of, timestamp
@@ -56,6 +57,8 @@ class ServiceState:
     """Virtual servers that there is no room for."""
     remark: str | None = None
     """How the pools differ from the answers of the parts."""
+    places: Places = NO_PLACES
+    """The zones of the members that count and of those that are out, if zones are needed."""
     listed: frozenset[str] = frozenset()
     """Of a catalog: the names of services that may opt in."""
     unfollowed: tuple[str, ...] = ()
@@ -84,15 +87,19 @@ class ServiceState:
         """The policy for removals."""
         return self.service.policy_of(self.part)
 
-    def seeded(self, servers: Pools, answered: int | None, identities: Identities) -> ServiceState:
+    def seeded(
+        self, servers: Pools, answered: int | None, identities: Identities, places: Places = NO_PLACES
+    ) -> ServiceState:
         """Return the state of a start, before the source has answered.
 
         :param servers: those that the kernel or the disk holds for the service.
         :param answered: when its source last answered, in seconds since 1970, if known.
         :param identities: the known ones; those of other endpoints are ignored.
+        :param places: those that the disk has.
         """
         last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
-        return replace(self, guarded=guard.seed(servers, identities), known=True, last_success=last_success)
+        guarded = guard.seed(servers, identities)
+        return replace(self, guarded=guarded, known=True, last_success=last_success, places=places)
 
     def after(
         self,
@@ -165,7 +172,14 @@ class ServiceState:
             return ServiceState(service, place)  # leaving emptied it, and no answer to this service did
         last_success, errors = self.last_success, self.errors
         return ServiceState(
-            service, place, self.guarded, self.absent_since, known=True, last_success=last_success, errors=errors
+            service,
+            place,
+            self.guarded,
+            self.absent_since,
+            known=True,
+            last_success=last_success,
+            errors=errors,
+            places=self.places,
         )
 
     @cached_property
@@ -187,7 +201,7 @@ class ServiceState:
     def counted(self) -> tuple[object, ...]:
         """The part that has to be published, or kept on disk, when it changes."""
         families = ((family.good, family.identities) for family in (self.guarded.ipv4, self.guarded.ipv6))
-        return *families, self.answered, self.claims
+        return *families, self.answered, self.claims, self.places
 
     @cached_property
     def shown(self) -> tuple[object, ...]:
@@ -291,7 +305,25 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
         absent_since = None
     elif since != state.guarded.absent_since:
         absent_since = at - timedelta(seconds=now - since)
-    left_out, note = answer.left_out, answer.note
     return replace(
-        state, guarded=guarded, absent_since=absent_since, opt_in=opt_in, leaving=leaving, left_out=left_out, note=note
+        state,
+        guarded=guarded,
+        absent_since=absent_since,
+        opt_in=opt_in,
+        leaving=leaving,
+        left_out=answer.left_out,
+        note=answer.note,
+        places=_places(state.places, answer, guarded.good),
     )
+
+
+def _places(before: Places, answer: Answer, good: Pools) -> Places:
+    """Return the places in an answer, with the previous zones of members that stay although it does not name them."""
+    gone = before.zones.keys() - answer.places.zones.keys()
+    if not gone:
+        return before if before == answer.places else answer.places
+    gone = gone & {server.endpoint for server in good} - {server.endpoint for server in answer.servers}
+    found = answer.places._replace(
+        zones={**answer.places.zones, **{endpoint: before.zones[endpoint] for endpoint in gone}}
+    )
+    return before if before == found else found

@@ -14,6 +14,7 @@ from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.servers import Pools, Unpublished
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
+from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.service import ServiceState, spare
@@ -220,10 +221,12 @@ class ServiceTable:
             identities = last.identities if last else {}
             if source in installed or last:
                 self._begun.add(source)
+            places = last.places if last else NO_PLACES
             if source in installed:
-                self._put(state.seeded(installed[source], last.answered if last else None, identities))
+                servers = _as_named(installed[source], last) if last and state.service.zones else installed[source]
+                self._put(state.seeded(servers, last.answered if last else None, identities, places))
             elif last:
-                self._put(state.seeded(last.servers, last.answered, identities))
+                self._put(state.seeded(last.servers, last.answered, identities, places))
                 restored.append(self._entries[source].state)
         return restored
 
@@ -279,6 +282,11 @@ class ServiceTable:
             return False
         before = (part for part in state.service.parts if part.priority < state.part.priority)
         return not all(self._entries[part.source].state.is_tried for part in before)
+
+    def places(self, known: Mapping[str, LastGood]) -> Mapping[str, Places]:
+        """Return the places of the members of each of these sources; nothing if no service follows zones."""
+        follows = any(service.zones for service in self._services)
+        return {source: last.places for source, last in known.items()} if follows else {}
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -391,8 +399,17 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
     good = state.guarded.good
     if before and before.servers == good:
         good = before.servers
-    found = LastGood(good, None, state.claims, state.guarded.identities)
+    found = LastGood(good, None, state.claims, state.guarded.identities, state.places)
     return before if before and before == found else found
+
+
+def _as_named(installed: Pools, last: LastGood) -> Pools:
+    """Return installed real servers as their source has named them, if the disk has the same ones.
+
+    Zones change priorities and weights, so those in the kernel cannot be divided by zones again.
+    """
+    same = {server.endpoint for server in installed} == {server.endpoint for server in last.servers}
+    return last.servers if same else installed
 
 
 def _names(states: Sequence[ServiceState]) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 from clb_discovery.documents.names import endpoint
 from clb_discovery.terminal.parts import part_lines
 from clb_discovery.terminal.screen import plain
+from clb_discovery.terminal.zones import zone_lines
 
 _SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
 _STYLES: Final = {"+": "green", "~": "yellow", "-": "red", "!": "magenta"}
@@ -26,9 +27,12 @@ def _lines(document: Mapping[str, Any]) -> Iterator[Text]:
     for change in document["changes"]:
         sources = [change["source"], *(part["source"] for part in change.get("parts", ()))]
         yield _virtual_server(change, queried=not set(sources) & set(document["unqueried"]))
-        yield from (plain(f"    {line}", "dim") for line in part_lines(change))
+        yield from (plain(f"    {line}", "dim") for line in (*part_lines(change), *zone_lines(change)))
         for kind, sign in _SERVERS.items():
-            yield from (_signed(sign, f"{endpoint(server)}{_share(server, sign)}", "    ") for server in change[kind])
+            yield from (
+                _signed(sign, f"{endpoint(server)}{_share(server, sign)}{_zone(server)}", "    ")
+                for server in change[kind]
+            )
     for item in document["refused"]:
         yield _signed("!", f"{item['service']}: {item['server']} is refused: {item['reason']}")
     for item in document["notes"]:
@@ -73,6 +77,10 @@ def _share(server: Mapping[str, Any], sign: str) -> str:
         f"  {name} {server[name]}" if was[name] == server[name] else f"  {name} {was[name]} -> {server[name]}"
         for name in ("weight", "priority")
     )
+
+
+def _zone(server: Mapping[str, Any]) -> str:
+    return f"  zone {server['zone']}" if server.get("zone") else ""
 
 
 def _signed(sign: str, text: str, indent: str = "") -> Text:

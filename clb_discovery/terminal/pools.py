@@ -17,6 +17,7 @@ from clb_discovery.terminal.bar import ASCII, UNICODE, Glyphs, bar
 from clb_discovery.terminal.overview import Overview
 from clb_discovery.terminal.parts import part_lines
 from clb_discovery.terminal.screen import plain
+from clb_discovery.terminal.zones import cell, zone_lines
 
 _INDENT: Final = 2
 _NARROWEST: Final = 12
@@ -26,7 +27,7 @@ _MOST_ROWS: Final = 50
 _MOST_ROWS_OF_ALL: Final = 300
 """At most so many tables are shown, so many real servers of one, and so many of all together. `--json` has all."""
 _STYLES: Final = {"active": "green", "suspect": "yellow", "probing": "yellow", "ejected": "red"}
-_TEXTS: Final = frozenset({"address", "state", "bar", "causes"})  # columns that are aligned to the left
+_TEXTS: Final = frozenset({"address", "zone", "state", "bar", "causes"})  # columns that are aligned to the left
 
 
 class Layout(NamedTuple):
@@ -40,6 +41,8 @@ class Layout(NamedTuple):
     """The text between a counter and its rate."""
     stacked: bool = False
     """Whether causes of failures are below their number, one a line."""
+    folds: bool = False
+    """Whether long addresses and zones are folded if there is no room."""
 
 
 _ROOMY: Final = {
@@ -48,8 +51,14 @@ _ROOMY: Final = {
 }  # fmt: skip
 _PLAIN: Final = {name: head for name, head in _ROOMY.items() if name != "bar"}
 _NARROW: Final = _PLAIN | {"priority": "prio", "failures": "failed"}
-_LAYOUTS: Final = (Layout(_ROOMY, 2, " "), Layout(_PLAIN, 2, " "), Layout(_NARROW, 1, "\n"))
-"""The widest first. In the last one, long addresses are folded."""
+_LAYOUTS: Final = (Layout(_ROOMY, 2, " "), Layout(_PLAIN, 2, " "), Layout(_NARROW, 1, "\n", folds=True))
+"""The widest first."""
+_EXTRA: Final = {"part": "part", "zone": "zone"}
+"""Columns behind the addresses that there are only if a pool has parts, or follows zones."""
+_SHORTEST: Final = {"part": "pt", "weight": "wgt", "connects": "conns", "active": "open"}
+"""Headings in the narrowest layout with both."""
+_FOLDED: Final = {"zone": 5, "address": _NARROWEST}
+"""Columns that are folded, each with its least width, the first to be folded first."""
 
 _Row = Mapping[str, str]
 
@@ -77,7 +86,8 @@ class Pools:
         for server, pool in zip(self._tables, pools, strict=True):
             yield ""
             yield self._title(server)
-            yield from (plain(f"{' ' * _INDENT}{line}", "dim") for line in part_lines(server))
+            lines = (*part_lines(server), *zone_lines(server))
+            yield from (plain(f"{' ' * _INDENT}{line}", "dim") for line in lines)
             if pool:
                 yield from _lines(layout.heads, layout.gap, widths, head=True)
                 for row in pool:
@@ -98,15 +108,20 @@ class Pools:
             excess = sum(widths.values()) + layout.gap * (len(widths) - 1) - room
             if excess <= 0:
                 return layout, pools, widths
-        widths["address"] = max(_NARROWEST, widths["address"] - excess)
+        for name, least in _FOLDED.items():
+            if name in widths and excess > 0:
+                narrower = max(min(widths[name], least), widths[name] - excess)
+                excess -= widths[name] - narrower
+                widths[name] = narrower
         return layout, pools, widths
 
     def _layouts(self, *, with_bars: bool) -> Iterator[Layout]:
         """Yield the ways to use the width, the widest first; causes only if connects have failed, and there is room."""
-        composed = any("parts" in server for server in self._tables)
+        extra = {name: head for name, head in _EXTRA.items() if any(f"{name}s" in one for one in self._tables)}
         failed = any(any(real["causes"].values()) for server in self._tables for real in server["real_servers"])
         for one in _LAYOUTS if with_bars else _LAYOUTS[1:]:
-            layout = one._replace(heads=_with_part(one.heads)) if composed else one
+            heads = {"address": one.heads["address"], **extra, **one.heads}
+            layout = one._replace(heads=heads | _SHORTEST if one.folds and len(extra) > 1 else heads)
             if failed:
                 yield layout._replace(heads=layout.heads | {"causes": "causes"})
                 yield layout._replace(stacked=True)
@@ -124,6 +139,7 @@ class Pools:
                 {
                     "address": endpoint(real),
                     "part": str(real.get("part", "-")),
+                    "zone": cell(real),
                     "priority": str(real["priority"]),
                     "weight": str(real["weight"]),
                     "state": next((name for name in ("suspect", "probing") if real[name]), real["state"]),
@@ -155,11 +171,6 @@ class Pools:
                 plain(_origin(server), "dim"),
             ]
         )
-
-
-def _with_part(heads: dict[str, str]) -> dict[str, str]:
-    """Return the columns with that of parts behind the addresses."""
-    return {"address": heads["address"], "part": "part", **heads}
 
 
 def _origin(server: Mapping[str, Any]) -> str:

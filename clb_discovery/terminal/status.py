@@ -18,6 +18,7 @@ from clb_discovery.documents.rates import Key, Rate
 from clb_discovery.documents.verdict import problems, remarks
 from clb_discovery.terminal.pools import Pools
 from clb_discovery.terminal.screen import padded, plain
+from clb_discovery.terminal.zones import own
 from clb_discovery.text import printable, some_of
 
 DEGRADATIONS: Final = {
@@ -86,6 +87,8 @@ class Status:
         table.add_row(plain("sidecar"), self._sidecar())
         if sidecar["config_error"]:
             table.add_row(plain("config"), plain(f"rejected, the previous one stays: {sidecar['config_error']}", "red"))
+        if status.get("zone"):
+            table.add_row(plain("zone"), plain(own(status["zone"]), "" if status["zone"]["name"] else "red"))
         if status["sources"]:
             states = Counter(source["state"] for source in status["sources"])
             counts = ", ".join(f"{states[state]} {state}" for state in _STATES if states[state])

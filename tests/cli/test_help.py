@@ -19,7 +19,9 @@ from tests.support.terminal import on_terminal
 from tests.test_outside import commands, exit_codes
 
 HIDDEN: Final = ("close", "complete")
-PLAIN: Final = frozenset({"FILE", "PATH", "DIR", "NAME", "NODE", "TAG", "GROUP", "EXPRESSION", "true|false"})
+PLAIN: Final = frozenset(
+    {"FILE", "PATH", "DIR", "NAME", "NODE", "TAG", "GROUP", "EXPRESSION", "true|false", "capacity|none"}
+)
 """Values whose names say enough."""
 COMMANDS: Final = tuple(name for name in commands() if name and name not in HIDDEN)
 each_command = pytest.mark.parametrize("command", COMMANDS)

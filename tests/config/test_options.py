@@ -28,7 +28,7 @@ _KEYS: Final = sorted(KEYS.keys() - {"service"})
 _SERVICE_KEYS: Final = (
     "name", "consul", "srv", "dns", "servers", "vip", "filter", "tags", "algorithm", "max-removal", "hold",
     "eject-after", "eject-time", "eject-max", "silent-after", "connect-timeout", "dead-after", "suspicion", "address",
-    "weight",
+    "weight", "zone", "zone-min", "zone-spill",
 )  # fmt: skip
 _TEXTS: Final = (
     "10.64.0.1:80", "[fd00::1]:80", "10.64.0.1,10.64.0.2", "10.0.0.0/8", "redis", "_a._udp.x", "redis=10.64.0.1:6379",

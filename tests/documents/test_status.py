@@ -157,6 +157,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
             "config_error": None,
             "metrics_error": None,
         },
+        "zone": None,
         "sources": STATE["sources"],
         "virtual_servers": [
             {

@@ -25,12 +25,13 @@ RULES: Final = ROOT / "contrib" / "prometheus"
 DASHBOARD: Final = ROOT / "contrib" / "grafana" / "clb-discovery.json"
 
 PARTS: Final = """\
+zone = "eu-1a"
 [[service]]
 name = "parts"
 vip = "10.64.0.2:80"
 from = [{ servers = ["127.0.0.1:1"] }, { servers = ["127.0.0.1:2"], priority = 1 }]
 """
-"""A pool of several parts, which has a metric of its own."""
+"""A pool of several parts that follows zones: both have a metric of their own."""
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from clb_discovery.documents.zones import Zones, add_zones
 from tests.page.stage import Stage, document, real, sixty, source, staged, virtual
 from tests.support.chromium import Chromium, Tab
 from tests.support.pace import patient
@@ -349,3 +350,24 @@ def test_pictures(opened: Opener, stage: Stage, pictures: Path) -> None:
     write(tab, "nobody")
     taken.append(take("nothing", "light", 1180, 500))
     assert len(set(taken)) == len(taken)
+
+
+def test_a_pool_that_follows_zones_has_a_column_of_them(opened: Opener, stage: Stage) -> None:
+    """The caption has the zone of the host; other pools have neither."""
+    web, mail = (
+        virtual("web", "10.64.0.1", real("10.0.0.1"), real("10.0.0.2")),
+        virtual("mail", "10.64.0.2", real("10.0.0.3")),
+    )
+    add_zones([web], Zones("eu-1a", {"consul:web": {"eu-1a": ["10.0.0.1:8080"], "<b>": ["10.0.0.2:8080"]}}))
+    stage.show(document([web, mail]))
+    tab = opened()
+    tab.wait_for("document.querySelectorAll('caption').length === 2")
+    assert tab.evaluate("Array.from(document.querySelectorAll('tbody .zone'), cell => cell.innerText)") == [
+        "eu-1a",
+        "<b>",
+    ]
+    assert tab.evaluate("document.querySelectorAll('thead .zone').length") == 1
+    captions = tab.evaluate("Array.from(document.querySelectorAll('caption'), caption => caption.innerText)")
+    assert "zone" not in captions[0]
+    assert "zone eu-1a: 1 real server, target 50.0 %" in captions[1]
+    assert tab.troubles() == []

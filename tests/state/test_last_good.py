@@ -13,11 +13,24 @@ from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import OptIn
 from clb_discovery.model.servers import Algorithm, HealthClaim, Pools, Protocol, RealServer, pools
 from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import last_good as lastgood
-from clb_discovery.state.last_good import LastGood, decode, encode
+from clb_discovery.state.last_good import LastGood, decode, decode_zone, encode
 from tests.support.strategies import OPT_IN, REAL_SERVER
 
 SERVERS = st.lists(REAL_SERVER, max_size=5).map(pools)
+ZONE = st.sampled_from(["eu-1a", "eu 1b", "é" * 32])
+OUT = st.sampled_from([(parse_address(f"192.0.2.{host}"), 80) for host in range(4)])
+
+
+@st.composite
+def places(draw: st.DrawFn, servers: Pools) -> Places:
+    """Draw zones of some members, and some members that are out."""
+    out = draw(st.dictionaries(OUT, st.integers(0, 65535), max_size=3))
+    members = [*(server.endpoint for server in servers), *out]
+    return Places(draw(st.fixed_dictionaries({}, optional=dict.fromkeys(members, ZONE))), out)
+
+
 SET = SERVERS.flatmap(
     lambda servers: st.builds(
         LastGood,
@@ -27,6 +40,7 @@ SET = SERVERS.flatmap(
         st.fixed_dictionaries(
             {}, optional={(server.address, server.port): st.text(min_size=1, max_size=5) for server in servers}
         ),
+        places(servers),
     )
 )
 SETS = st.dictionaries(st.text(max_size=20), SET, max_size=4)
@@ -45,6 +59,7 @@ def is_read_or_refused(document: bytes) -> None:
     reason = ""
     try:
         decode(document)
+        decode_zone(document)
     except ValueError as error:
         reason = str(error)
     assert "\n" not in reason
@@ -106,6 +121,41 @@ def test_wrong_identities_are_refused(identities: object) -> None:
     servers = [[0, "10.0.0.1", 80, 1], [0, "10.0.0.2", 80, 1]]
     with pytest.raises(ValueError, match="identities"):
         decode(json.dumps({"version": 1, "sources": {"a": {"servers": servers, "identities": identities}}}).encode())
+
+
+def test_zones_and_members_that_are_out_are_kept() -> None:
+    """A start divides pools as before, and knows the zone of the agent; earlier documents have none of it."""
+    gone = (parse_address("10.0.0.9"), 81)
+    zoned = WEB._replace(places=Places({WEB.servers.ipv6[0].endpoint: "eu-1b", gone: "eu-1a"}, {gone: 7}))
+    document = encode({"srv:web": zoned}, "eu-1a")
+    written = json.loads(document)
+    assert written["zone"] == "eu-1a"
+    assert written["sources"]["srv:web"]["zones"] == [None, "eu-1b"]
+    assert written["sources"]["srv:web"]["out"] == [["10.0.0.9", 81, 7, "eu-1a"]]
+    assert (decode(document), decode_zone(document)) == ({"srv:web": zoned}, "eu-1a")
+    assert decode(encode({"srv:web": WEB}))["srv:web"].places is NO_PLACES
+    assert decode_zone(encode({"srv:web": WEB})) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"zones": ["a"]},
+        {"zones": ["a", 1]},
+        {"zones": ["a\n", None]},
+        {"out": {}},
+        {"out": [["10.0.0.9", 80, 1]]},
+        {"out": [["10.0.0.9", 0, 1, None]]},
+        {"out": [["10.0.0.9", 80, 1, []]]},
+    ],
+)
+def test_wrong_zones_are_refused(wrong: dict[str, object]) -> None:
+    """Zones of another type, number or form are rejected, and so are strange members that are out."""
+    servers = [[0, "10.0.0.1", 80, 1], [0, "10.0.0.2", 80, 1]]
+    with pytest.raises(ValueError, match=r"zone|out|real server"):
+        decode(json.dumps({"version": 1, "sources": {"a": {"servers": servers, **wrong}}}).encode())
+    with pytest.raises(ValueError, match="zone"):
+        decode_zone(b'{"version": 1, "sources": {}, "zone": 7}')
 
 
 @given(st.binary())

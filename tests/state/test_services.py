@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 from clb_discovery.layout.installed import Installed
@@ -11,6 +13,7 @@ from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refusal
 from clb_discovery.model.servers import Pools, RealServer, pools
 from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.model.zones import Places, ZoneRule
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.services import Change, ServiceTable
 
@@ -316,3 +319,62 @@ def test_what_is_told_is_what_is_known() -> None:
     found.adopt([service("srv:a"), service("srv:d")])
     assert_up_to_date()
     assert found.known["srv:a"] is before
+
+
+ZONED: Final = Service(
+    "web", "consul:web", (parse_vip("10.64.0.1:80"),), policy=RemovalPolicy(hold=30), zones=ZoneRule()
+)
+ENDS: Final = tuple(one.endpoint for one in SERVERS)
+
+
+def zoned(*hosts: int, out: Mapping[int, int] = MappingProxyType({}), zone: str = "a") -> Answer:
+    """Return an answer with these servers, and with others that are out, all in one zone."""
+    named = dict.fromkeys([ENDS[host] for host in (*hosts, *out)], zone)
+    places = Places(named, {ENDS[host]: weight for host, weight in out.items()})
+    return Answer(tuple(SERVERS[host] for host in hosts), out=tuple(ENDS[host] for host in out), places=places)
+
+
+def test_zones_and_weights_of_members_that_are_out_count() -> None:
+    """A change of either is published, and an equal answer is none; they are the same object then."""
+    found = ServiceTable([ZONED])
+    found.hear("consul:web", zoned(0, 1, out={2: 5}), 0, AT)
+    before = found.places(found.known)["consul:web"]
+    assert before == Places(dict.fromkeys(ENDS, "a"), {ENDS[2]: 5})
+    assert news(found.hear("consul:web", zoned(1, 0, out={2: 5}), 1, AT)) == NOTHING
+    assert found.places(found.known)["consul:web"] is before
+    assert news(found.hear("consul:web", zoned(0, 1, out={2: 6}), 2, AT)) == CONTENT
+    assert news(found.hear("consul:web", zoned(0, 1, out={2: 6}, zone="b"), 3, AT)) == CONTENT
+
+
+def test_members_that_stay_keep_their_zones() -> None:
+    """An absent one until its removal; one that an answer names without a zone has none any more."""
+    found = ServiceTable([ZONED])
+    found.hear("consul:web", zoned(0, 1, 2), 0, AT)
+    found.hear("consul:web", zoned(0), 1, AT)
+    assert found.places(found.known)["consul:web"].zones == dict.fromkeys(ENDS, "a")
+    found.hear("consul:web", Answer(SERVERS[:1]), 2, AT)
+    assert found.places(found.known)["consul:web"].zones == dict.fromkeys(ENDS[1:], "a")
+    found.hear("consul:web", zoned(0), 40, AT)
+    assert found.places(found.known)["consul:web"].zones == {ENDS[0]: "a"}
+
+
+def test_without_zones_places_are_not_passed_on() -> None:
+    """Then nothing about the pools depends on them."""
+    found = knowledge("consul:web")
+    found.hear("consul:web", zoned(0), 0, AT)
+    assert found.places(found.known) == {}
+
+
+def test_a_start_takes_zones_and_weights_from_the_disk() -> None:
+    """The kernel has tiers and scaled weights: the disk's count if it has the same servers, else the kernel's."""
+    places = Places(dict.fromkeys(ENDS, "a"), {ENDS[2]: 5})
+    scaled = pools(one._replace(priority=number, weight=7) for number, one in enumerate(SERVERS[:2]))
+    for stored, expected in ((SERVERS[:2], pools(SERVERS[:2])), (SERVERS, scaled)):
+        found = ServiceTable([ZONED])
+        disk = {"consul:web": LastGood(pools(stored), 99, places=places)}
+        found.seed(["consul:web"], {"consul:web": scaled}, disk)
+        assert found.known["consul:web"].servers == expected
+        assert found.places(found.known) == {"consul:web": places}
+    plain = knowledge("consul:web")
+    plain.seed(["consul:web"], {"consul:web": scaled}, {"consul:web": LastGood(pools(SERVERS[:2]))})
+    assert plain.known["consul:web"].servers == scaled

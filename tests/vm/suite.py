@@ -70,6 +70,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_supply.py",
     "test_suspicion.py",
     "test_upgrades.py",
+    "test_zones.py",
     "test_web.py",
 )
 """Tests that are the same on every kernel, and slow in an emulated machine."""

@@ -19,6 +19,12 @@ function set(node, name, value) {
   if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
+// Have a node behind another one, or not at all.
+function place(node, before, isThere) {
+  if (!isThere) node.remove();
+  else if (node.previousSibling !== before) before.after(node);
+}
+
 const viewsOf = new WeakMap();
 
 // Make the children of a node those of the items, in their order. Existing children stay, and keep the focus.

@@ -48,6 +48,7 @@ function realServer() {
   const [rate, line] = [h("span", { class: "number" }), spark()];
   const cell = (label) => h("td", { role: "cell", "data-label": label });
   const [weight, priority, connects, active, failures] = ["weight", "priority", "connects", "open", "failed"].map(cell);
+  const zone = h("td", { role: "cell", class: "zone", "data-label": "zone" });
   const shareCell = h("td", { role: "cell", class: "share live" }, h("div", {}, shareBar.node, h("span", {}, share, " ", target)));
   const rateCell = h("td", { role: "cell", class: "rate live" }, h("div", {}, line.node, rate));
   const node = h("tr", { role: "row" }, name, state, priority, weight, shareCell, rateCell, connects, active, failures);
@@ -56,6 +57,9 @@ function realServer() {
     update({ server, history, all, most }) {
       const wanted = server.target_share;
       put(name, nameOf(server));
+      put(zone, server.zone ?? "–");
+      set(zone, "title", server.zone ?? "");
+      place(zone, name, server.zone !== undefined);
       const found = server.suspect ? "suspect" : server.probing ? "probing" : server.state;
       const shown = found === "active" && !wanted ? "standby" : found;
       const [glyph, color, row] = LOOK[shown] ?? ["◆", "warn", ""];
@@ -89,19 +93,20 @@ function virtualServer() {
   const total = new Sum();
   const refusals = new History();
   const title = h("b");
-  const [algorithm, cut, parts] = [h("span"), h("span"), h("span")];
+  const [algorithm, cut, parts, zones] = [h("span"), h("span"), h("span"), h("span")];
   const [rate, refused] = [h("span", { class: "live" }), h("span", { class: "live" })];
   const head = ["Real server", "State", "Priority", "Weight", "Share", "Connects/s", "Connects", "Open", "Failed"];
   const classes = { State: "state", Priority: "small", Weight: "small", Share: "share", "Connects/s": "rate" };
   Object.assign(classes, { Connects: "count", Open: "small" });
   const columns = head.map((text) => h("th", { scope: "col", role: "columnheader", class: classes[text] ?? "" }, text));
+  const zone = h("th", { scope: "col", role: "columnheader", class: "zone" }, "Zone");
   const body = h("tbody", { role: "rowgroup" });
-  const without = h("td", { role: "cell", colspan: "9" });
+  const without = h("td", { role: "cell", colspan: "10" });
   const none = h("tr", { role: "row" }, without);
   const node = h(
     "table",
     { role: "table" },
-    h("caption", {}, h("span", {}, title), algorithm, rate, refused, cut, parts),
+    h("caption", {}, h("span", {}, title), algorithm, rate, refused, cut, parts, zones),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...columns)),
     body,
   );
@@ -112,6 +117,9 @@ function virtualServer() {
       put(algorithm, virtual.algorithm ?? "unknown scheduler");
       put(parts, (virtual.parts ?? []).map(partText).join("; "));
       parts.hidden = !virtual.parts;
+      put(zones, (virtual.zones ?? []).filter((zone) => zone.own).map(zoneText).join("; "));
+      zones.hidden = !virtual.zones;
+      place(zone, columns[0], Boolean(virtual.zones));
       refusals.add(now, virtual.refused);
       put(refused, `${whole.format(virtual.refused)} refused` + (refusals.rate() ? ` (${rateText(refusals.rate())}/s)` : ""));
       refused.classList.toggle("bad", Boolean(refusals.rate()));
@@ -144,6 +152,11 @@ function virtualServer() {
 // A part of a pool that has several.
 function partText({ source, real_servers: servers, target_share: share }) {
   return `${source ?? "an unknown source"}: ${plural(servers, "real server")}, target ${percent(share)}`;
+}
+
+// The zone of the host in a pool that follows zones.
+function zoneText({ zone, real_servers: servers, target_share: share }) {
+  return `zone ${zone}: ${plural(servers, "real server")}, target ${percent(share)}`;
 }
 
 // At most as many real servers as are shown of one virtual server: ejected ones before all others.

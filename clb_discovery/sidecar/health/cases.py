@@ -122,6 +122,11 @@ class Cases:
         """The packed members that are suspect or out."""
         return self._cases.keys()
 
+    @property
+    def out(self) -> AbstractSet[bytes]:
+        """The packed members that are out, without suspects."""
+        return {member for member, case in self._cases.items() if case.out}
+
     def heard(self, member: bytes, terms: Terms | None, change: Change, now: int) -> Iterator[News]:
         """Take a report of the programs about a server.
 

@@ -111,6 +111,11 @@ class HealthWatch:
         """The packed members that are suspect or out because of failed connects."""
         return self._cases.members
 
+    @property
+    def ejected(self) -> Collection[bytes]:
+        """The packed members that are out because of failed connects."""
+        return self._cases.out
+
     def overrule(self, member: bytes, moment: int) -> None:
         """Take a server as back in service, because its checks have decided that at this moment."""
         if self._cases.overrule(member, moment):

@@ -22,6 +22,7 @@ from clb_discovery.errors import SourceError
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import OptIn, Refusal
 from clb_discovery.model.servers import MAX_PORT, MAX_WEIGHT
+from clb_discovery.model.zones import is_zone
 from clb_discovery.sources.consul.opt_in import claims, opt_in
 from clb_discovery.text import printable
 
@@ -47,6 +48,7 @@ _DEFAULT_WEIGHT: Final = 1
 _CHECK_KEYS: Final = ("Node", "CheckID", "ServiceName", "Status")
 _PARTS: Final = ("Node", "Service", "Checks")
 _NO_PARTS: Final = (None, None, None)
+_NO_PLACE: Final = (0, None)
 _STATUSES: Final = frozenset({"passing", "warning"})
 _CRITICAL: Final = "critical"
 _LONGEST_NAME: Final = 253
@@ -71,6 +73,9 @@ class Instance(NamedTuple):
     port: int
     weight: int
     """0 if it is critical, in maintenance, or has a weight below 1."""
+    registered: int = 0
+    """The weight that it has when it passes; 0 if zones are not needed."""
+    zone: str | None = None
 
     @property
     def identity(self) -> str:
@@ -101,6 +106,8 @@ class Reading(NamedTuple):
     out_members: frozenset[str] = frozenset()
     """The identities of instances that are out and whose endpoints are malformed."""
     opt_in: OptIn | None = None
+    zoneless: tuple[str, ...] = ()
+    """Remarks about instances whose zone cannot be used, sorted."""
 
     @property
     def host_names(self) -> frozenset[str]:
@@ -113,11 +120,12 @@ class _UnusableError(Exception):
     """Why an instance cannot be used: a clause that continues its name."""
 
 
-def parse_entries(entries: object, tagged: str | None = None) -> Reading:
+def parse_entries(entries: object, tagged: str | None = None, zone_key: str | None = None) -> Reading:
     """Parse the decoded JSON entries.
 
     :param entries: a list of objects with `Node`, `Service` and `Checks`.
     :param tagged: name of the tagged address to use if an instance has it.
+    :param zone_key: name of the meta with the zone; `None` if zones are not needed.
     :raises SourceError: if `entries` is not a list.
     """
     if not isinstance(entries, list):
@@ -126,6 +134,7 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
     left_out: list[Refusal] = []
     is_any_out = False
     out_members: set[str] = set()
+    strange: dict[str, object] = {}
     for entry in entries:
         node, service, checks = (entry.get(key) for key in _PARTS) if _is_object(entry) else _NO_PARTS
         try:
@@ -136,13 +145,23 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
         is_any_out |= weight == 0
         try:
             host, port = _endpoint(node, service, tagged)
-            instances.append(Instance(_name(node, "Node"), _name(service, "ID"), _host(host), _port(port), weight))
+            place = _NO_PLACE if zone_key is None else _place(node, service, zone_key, strange)
+            instances.append(
+                Instance(_name(node, "Node"), _name(service, "ID"), _host(host), _port(port), weight, *place)
+            )
         except _UnusableError as error:
             if weight:
                 left_out.append(_refused(entry, error))
             else:
                 out_members.add(Instance(_name(node, "Node"), _name(service, "ID"), "", 0, weight).identity)
-    return Reading(tuple(instances), tuple(left_out), is_any_out, frozenset(out_members - {""}), _read_opt_in(entries))
+    return Reading(
+        tuple(instances),
+        tuple(left_out),
+        is_any_out,
+        frozenset(out_members - {""}),
+        _read_opt_in(entries),
+        tuple(sorted(f"{name} has the zone {show(zone)}" for name, zone in strange.items())),
+    )
 
 
 def bounded(reports: Iterable[Refusal]) -> tuple[Refusal, ...]:
@@ -261,6 +280,26 @@ def _statuses(checks: object) -> set[str]:
             raise _UnusableError(f"has a check with status {show(status)} instead of passing, warning or critical")
         statuses.add(status)
     return statuses
+
+
+def _place(node: object, service: object, key: str, strange: dict[str, object]) -> tuple[int, str | None]:
+    """Return the weight that an instance has when it passes, and its zone.
+
+    :param key: of the meta with the zone.
+    :param strange: takes a zone that cannot be used, by the name of its instance.
+    """
+    weights = service.get("Weights") if _is_object(service) else None
+    passing = weights.get("Passing", _DEFAULT_WEIGHT) if _is_object(weights) else _DEFAULT_WEIGHT
+    registered = min(max(passing, 0), MAX_WEIGHT) if _is_integer(passing) else _DEFAULT_WEIGHT
+    for part in (service, node):
+        meta = part.get("Meta") if _is_object(part) else None
+        zone = meta.get(key) if _is_object(meta) else None
+        if zone:
+            if isinstance(zone, str) and is_zone(zone):
+                return registered, zone
+            strange[_shown(_name(node, "Node"), _name(service, "ID"))] = zone
+            break
+    return registered, None
 
 
 def _endpoint(node: object, service: object, tagged: str | None) -> tuple[object, object]:

@@ -22,6 +22,7 @@ from clb_discovery.sources.consul.transport import (
     ANY_SERVER,
     CONSISTENTLY,
     RIGHTS,
+    SELF,
     SUMMARIES,
     TOKEN,
     Callback,
@@ -64,7 +65,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which instances of a service to return, and by which address; empty for all, as registered."""
+    """Which instances of a service to return, and what to read of them; empty for all, as registered."""
 
     near: str | None = None
     """Sort by the distance from this node (`_agent` for the agent's own)."""
@@ -74,6 +75,8 @@ class Selection:
     """Only instances with all of these tags."""
     tagged_address: str | None = None
     """Name of the tagged address to use instead of an instance's own, if the instance has it."""
+    zone_key: str | None = None
+    """Name of the meta of an instance, or else of its node, that has its zone; `None` if zones are not needed."""
 
 
 OWN: Final = Scope()
@@ -169,6 +172,14 @@ class Client:
         if not found:
             await self._check_rights(_NODES_RIGHT)
         return found
+
+    async def own_meta(self) -> object:
+        """Query the meta of the agent's own node; return decoded JSON.
+
+        :raises SourceError: if there is no complete answer; a `StatusError` with status 403 without `agent:read`.
+        """
+        found = await self._transport.get(lambda response: json.loads(response.body), SELF, None, self._headers())
+        return found.get("Meta") if isinstance(found, dict) else None
 
     async def nodes(self, index: int, wait: float) -> Indexed:
         """Query all nodes; every change of a node's address changes the index.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from clb_discovery.errors import UnusableError
 from clb_discovery.model.address import Address, is_ipv4
 from clb_discovery.model.answer import Answer, Refusal
 from clb_discovery.model.servers import Endpoint, RealServer, Unread
+from clb_discovery.model.zones import MAX_ZONE, NO_PLACES, Places
 from clb_discovery.sources.consul.answer import MAX_NAMES, Instance, Reading, bounded, show
+from clb_discovery.text import some_of
 
 BOTH: Final = frozenset({True, False})
 """Both families: True is IPv4."""
@@ -75,7 +77,16 @@ def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[
         out_members=tuple(sorted(found.out_members)),
         unread=tuple(sorted(found.unread, key=repr)),
         left_out=left_out,
+        note=_note(reading.zoneless),
+        places=found.places(),
     )
+
+
+def _note(zoneless: Sequence[str]) -> str | None:
+    """Return the remark about instances whose zone cannot be used."""
+    if not zoneless:
+        return None
+    return f"{'; '.join(some_of(zoneless, _QUOTED))}: their zone is unknown; register 1 to {MAX_ZONE} bytes of text"
 
 
 class _Found:
@@ -90,6 +101,10 @@ class _Found:
         self.out: dict[Endpoint, str] = {}
         """The identity of each endpoint that is out."""
         self.out_members = set(out_members)
+        self.zones: dict[Endpoint, str] = {}
+        """The zone of each endpoint that has one; the lowest if instances that share it have several."""
+        self.registered: dict[Endpoint, int] = {}
+        """The weight of each endpoint that is out; the highest if instances share it."""
         self.unread: set[Unread] = set()
         self.reports: set[Refusal] = set()
 
@@ -106,6 +121,15 @@ class _Found:
         for endpoint in endpoints:
             other = known.get(endpoint)
             known[endpoint] = min(identity, other) if identity and other else identity or other or ""
+            if instance.zone is not None:
+                self.zones[endpoint] = min(instance.zone, self.zones.get(endpoint, instance.zone))
+            if instance.registered and not instance.weight:
+                self.registered[endpoint] = max(instance.registered, self.registered.get(endpoint, 0))
+
+    def places(self) -> Places:
+        """Return zones and weights of the members; nothing if zones are not needed."""
+        out = {endpoint: weight for endpoint, weight in self.registered.items() if endpoint not in self.in_use}
+        return Places(self.zones, out) if self.zones or out else NO_PLACES
 
     def add_named(self, instance: Instance, name: str, known: Known | None, families: frozenset[bool]) -> None:
         """Take an instance whose address is a host name."""

@@ -10,6 +10,7 @@ from weakref import WeakSet
 import structlog
 
 from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.model.zones import AUTO, FORM, is_zone
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import (
     Reading,
@@ -17,13 +18,14 @@ from clb_discovery.sources.consul.answer import (
     parse_names,
     parse_service_names,
     parse_summaries,
+    show,
 )
 from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT
 from clb_discovery.sources.consul.change_watch import ChangeWatch, Key
 from clb_discovery.sources.consul.client import CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope
 from clb_discovery.sources.consul.names import Names
 from clb_discovery.sources.consul.secret_files import SecretFile
-from clb_discovery.sources.consul.transport import RIGHTS, SERVICE, SERVICES, Tls, Transport
+from clb_discovery.sources.consul.transport import RIGHTS, SERVICE, SERVICES, StatusError, Tls, Transport
 
 if TYPE_CHECKING:
     from clb_discovery.sources.dns.host_names import HostNames
@@ -62,6 +64,8 @@ AFTER_FAILURE: Final = 0.1
 
 _MODES: Final = {STALE: "stale", LEADER: "default", CONSISTENT: "consistent"}
 """Consul's names of the consistency modes."""
+
+_FORBIDDEN: Final = 403
 
 _log = structlog.stdlib.get_logger()
 
@@ -184,7 +188,7 @@ class ConsulServer:
         header, entries = await self._client.entries(name, selection, index, self._wait, mode)
         started = time.thread_time()
         try:
-            reading = parse_entries(entries, selection.tagged_address)
+            reading = parse_entries(entries, selection.tagged_address, selection.zone_key)
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
         took = time.thread_time() - started
@@ -223,6 +227,27 @@ class ConsulServer:
         """
         _, services = await self._client.services(FIRST, self._wait)
         return parse_service_names(services)
+
+    async def zone(self, key: str) -> str:
+        """Query the zone of the agent's own node.
+
+        :param key: the name of the node meta that has it.
+        :raises SourceError: if it is not known, with the cause and the fix.
+        """
+        fix = "or give the zone, --zone NAME"
+        try:
+            meta = await self._client.own_meta()
+        except StatusError as error:
+            if error.status != _FORBIDDEN:
+                raise
+            text = f'the token lacks agent:read, agent_prefix "" {{ policy = "read" }}; grant it, {fix}'
+            raise SourceError(f"{self} does not return the zone of this host: {text}") from None
+        zone = meta.get(key) if isinstance(meta, dict) else None
+        if not isinstance(zone, str) or not zone:
+            raise SourceError(f"{self} has no meta {key!r} of its own node; set it in node_meta of the agent, {fix}")
+        if not is_zone(zone) or zone == AUTO:
+            raise SourceError(f"{self} has {show(zone)} as the zone of its node; {FORM}; correct node_meta, {fix}")
+        return zone
 
     def attach(self, source: Endable) -> None:
         """Register a source whose queries have to end before the connections are closed."""

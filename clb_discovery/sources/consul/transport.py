@@ -43,6 +43,8 @@ NODES: Final = "/v1/catalog/nodes"
 """Path of all nodes."""
 SUMMARIES: Final = "/v1/internal/ui/services"
 """Path of a summary of all services."""
+SELF: Final = "/v1/agent/self"
+"""Path of the agent's own settings."""
 INDEX: Final = "X-Consul-Index"
 TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
 ANY_SERVER: Final = ("stale", "")
