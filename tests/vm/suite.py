@@ -58,6 +58,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_metrics.py",
     "test_monitoring.py",
     "test_neighbours.py",
+    "test_part_faults.py",
     "test_plan.py",
     "test_readme.py",
     "test_replacement.py",
