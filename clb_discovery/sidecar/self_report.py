@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.plane import Plane
-from clb_discovery.documents.parts import configured
+from clb_discovery.documents.parts import NO_PARTS, Parts, configured
 from clb_discovery.hosts_file.file import real_path
+from clb_discovery.model.service import Service
 from clb_discovery.state.services import ServiceTable
 from clb_discovery.text import timestamp
 
@@ -32,6 +33,8 @@ class SelfReport:
         self.metrics_error: str | None = None
         """Why metrics are not served, although they are configured."""
         self._written: dict[str, Any] | None = None
+        self._composed: Sequence[Service] = ()
+        self._parts: Parts = NO_PARTS  # of these services; it is made again only if they change
 
     def document(
         self, services: ServiceTable, hosts_file: Path | None, checks: Sequence[Mapping[str, Any]] = ()
@@ -40,13 +43,16 @@ class SelfReport:
 
         :param checks: the checked virtual servers, as `ActiveChecks.document`.
         """
+        composed = services.composed
+        if composed != self._composed:
+            self._composed, self._parts = composed, {service.source: configured(service) for service in composed}
         return {
             "pid": os.getpid(),
             "last_sync": timestamp(self.last_sync),
             "config_error": self.config_error,
             "metrics_error": self.metrics_error,
             "unpublished": services.unpublished,
-            "parts": {service.source: configured(service) for service in services.composed},
+            "parts": self._parts,
             "hosts_file": str(real_path(hosts_file)) if hosts_file else None,
             "checks": list(checks),
         }
