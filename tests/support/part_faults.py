@@ -244,10 +244,10 @@ class World:
     # The sidecar
 
     def configuration(self, vip: str) -> str:
-        """Return the configuration of a sidecar that follows the three parts."""
+        """Return the configuration of a sidecar that follows the three parts; nothing is held, because one serves."""
         return (
             f'consul = "{self._consul.agents[LOCAL].url}"\nresolver = "{self._knot.address}"\n'
-            'real-range = "127.0.0.0/8"\nmin-ttl = "100ms"\nmax-ttl = "100ms"\n'
+            'real-range = "127.0.0.0/8"\nmin-ttl = "100ms"\nmax-ttl = "100ms"\nhold = "1h"\n'
             f'[[service]]\nname = "{NAME}"\nvip = "{vip}"\n'
             f'from = [{{ consul = "{NAME}" }}, {{ consul = "{NAME}", datacenter = "dc2", priority = 1 }},'
             f' {{ srv = "_{NAME}._tcp.example", priority = 2 }}]\n'
