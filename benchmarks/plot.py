@@ -36,7 +36,8 @@ def growth(cells: Cells, what: str) -> list[Series]:
     """Return a series of a field by the number of real and virtual servers together."""
 
     def points(wanted: Cells) -> list[tuple[float, float]]:
-        return sorted((cell["virtual"] * cell["real"] + cell["virtual"], cell[what]) for cell in wanted)
+        whole = (cell for cell in wanted if cell["parts"] == 1)
+        return sorted((cell["virtual"] * cell["real"] + cell["virtual"], cell[what]) for cell in whole)
 
     return [
         Series("n virtual, 10 real each", points([cell for cell in cells if cell["real"] == 10])),

@@ -3,7 +3,7 @@
 For each size: CPU time until everything is in the kernel for the first time; the latency from discovery's answer to the
 kernel for a change of one real server of one service, and its CPU time; CPU time without changes; memory of the sidecar
 and of the maps. The sidecar is the real one, with an internal discovery that answers at once (benchmarks/synthetic.py).
-Run as root: python -m benchmarks.scale [--sizes 1x1,100x10]
+Run as root: python -m benchmarks.scale [--sizes 1x1,100x10,100x10/2]
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.support.dataplane import wipe
 from tests.support.systemd import ServiceManager, service_manager
 from tests.support.virtual import generation_of
 
-SIZES: Final = ((1, 1), (1, 100), (1, 1000), (1, 10000), (100, 10), (1000, 10), (10000, 1), (10000, 10))
+SIZES: Final = "1x1,1x100,1x1000,1x10000,100x10,1000x10,10000x1,10000x10,10000x10/2"
 CHANGES: Final = 20
 PAUSE: Final = 0.3
 """Seconds between two changes, so that none is in the burst of another."""
@@ -43,11 +43,29 @@ QUIET_MS: Final = 50.0
 """The sidecar waits so long for further answers after a change; a part of the latency."""
 
 
+class Size(NamedTuple):
+    """A number of services."""
+
+    virtual: int
+    real: int
+    """Real servers of each."""
+    parts: int
+    """Parts of each, all with equally many real servers."""
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """Read a size such as 100x10, or 100x10/2 for two parts."""
+        virtual, _, rest = text.partition("x")
+        real, _, parts = rest.partition("/")
+        return cls(int(virtual), int(real), int(parts or 1))
+
+
 class Cell(NamedTuple):
     """The costs of one size."""
 
     virtual: int
     real: int
+    parts: int
     sync_cpu_s: float
     sync_s: float
     change_ms: float
@@ -112,11 +130,11 @@ class Sidecar:
 
 
 @contextmanager
-def sidecar(virtual: int, real: int, folder: Path) -> Iterator[Sidecar]:
+def sidecar(size: Size, folder: Path) -> Iterator[Sidecar]:
     """Run one of this size while the block runs."""
     instance = f"bench-{uuid4().hex[:8]}"
     with made_cgroup() as cgroup, service_manager(folder) as manager:
-        command = [sys.executable, "-m", "benchmarks.synthetic", str(virtual), str(real), instance, str(cgroup)]
+        command = [sys.executable, "-m", "benchmarks.synthetic", *map(str, size), instance, str(cgroup)]
         environment = {**os.environ, "NOTIFY_SOCKET": manager.address}
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -129,9 +147,9 @@ def sidecar(virtual: int, real: int, folder: Path) -> Iterator[Sidecar]:
                 wipe(instance)
 
 
-def measure(virtual: int, real: int, folder: Path, *, idle: float) -> Cell:
+def measure(size: Size, folder: Path, *, idle: float) -> Cell:
     """Measure one size."""
-    with sidecar(virtual, real, folder) as child:
+    with sidecar(size, folder) as child:
         before, began = child.read(), time.monotonic()
         child.wait_until_ready()
         sync = time.monotonic() - began
@@ -143,12 +161,11 @@ def measure(virtual: int, real: int, folder: Path, *, idle: float) -> Cell:
         latencies = []
         for turn in range(CHANGES):
             time.sleep(PAUSE)
-            latencies.append(child.change(turn * 997 % virtual))
+            latencies.append(child.change(turn * 997 % size.virtual))
         time.sleep(PAUSE)
         changed = child.cpu() - busy - (busy - quiet) / idle * PAUSE * (CHANGES + 1)
         return Cell(
-            virtual,
-            real,
+            *size,
             round(synced - before, 3),
             round(sync, 3),
             round(statistics.median(latencies), 1),
@@ -166,6 +183,7 @@ def table(cells: Sequence[Cell]) -> Iterator[str]:
     heads = (
         "virtual",
         "real",
+        "parts",
         "sync CPU s",
         "sync s",
         "change ms",
@@ -183,31 +201,46 @@ def table(cells: Sequence[Cell]) -> Iterator[str]:
 
 def growth(cells: Sequence[Cell]) -> Iterator[str]:
     """Yield the growth of costs: a linear fit over the real servers of all pools together."""
-    if len(cells) < 3:
+    whole = [cell for cell in cells if cell.parts == 1]
+    if len(whole) < 3:
         return
-    slots = [cell.virtual * cell.real + cell.virtual for cell in cells]
+    slots = [cell.virtual * cell.real + cell.virtual for cell in whole]
     for what, scale, unit in (("sync_cpu_s", 1e6, "us"), ("rss_mib", 1024, "KiB")):
-        line = statistics.linear_regression(slots, [getattr(cell, what) for cell in cells])
+        line = statistics.linear_regression(slots, [getattr(cell, what) for cell in whole])
         yield f"{what}: {line.intercept:.3g} + {line.slope * scale:.3g} {unit} for each real or virtual server"
+
+
+def parts(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield the costs of services of several parts, as multiples of those of the same servers in one part."""
+    for cell in cells:
+        for plain in cells:
+            if cell.parts > plain.parts == 1 and (cell.virtual, cell.real) == (plain.virtual, plain.real):
+                costs = ("sync_cpu_s", "change_ms", "change_cpu_ms", "idle_cpu_percent", "peak_mib", "maps_mib")
+                ratios = (f"{what} {getattr(cell, what) / getattr(plain, what):.2f}" for what in costs)
+                yield f"{cell.parts} parts to one: {', '.join(ratios)}"
 
 
 def main() -> None:
     """Measure all sizes, one after the other."""
     parser = argparse.ArgumentParser(prog="scale", description=__doc__)
-    parser.add_argument("--sizes", help="such as 1x1,100x10: virtual servers, and real servers of each")
+    parser.add_argument(
+        "--sizes",
+        default=SIZES,
+        help="virtual servers, real servers of each, and in how many parts (default: %(default)s)",
+    )
     parser.add_argument(
         "--idle", type=float, default=IDLE, help="seconds to watch it doing nothing (default: %(default)s)"
     )
     parser.add_argument("--save", action="store_true", help=f"keep the results in {results.FOLDER}")
     options = parser.parse_args()
-    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")] if options.sizes else SIZES
+    sizes = [Size.parse(size) for size in options.sizes.split(",")]
     enter_private_network()
     cells = []
     with tempfile.TemporaryDirectory() as folder:
-        for virtual, real in sizes:
-            cells.append(measure(virtual, real, Path(folder), idle=options.idle))
+        for size in sizes:
+            cells.append(measure(size, Path(folder), idle=options.idle))
             print(*table(cells) if len(cells) == 1 else list(table(cells))[-1:], sep="\n", flush=True)
-    print(*growth(cells), sep="\n")
+    print(*growth(cells), *parts(cells), sep="\n")
     if options.save:
         results.save("scale", [cell._asdict() for cell in cells])
 

@@ -1,8 +1,9 @@
 """The real sidecar with an internal discovery.
 
-Usage: python -m benchmarks.synthetic VIRTUAL REAL INSTANCE CGROUP. The costs of Consul or DNS are not included. Each
-line on standard input is a command: after `change NUMBER` the source of this service answers again, with its last real
-server replaced; `cpu` prints the CPU time so far.
+Usage: python -m benchmarks.synthetic VIRTUAL REAL PARTS INSTANCE CGROUP. The costs of Consul or DNS are not included.
+Each service has REAL real servers in PARTS parts of equal size. Each line on standard input is a command: after
+`change NUMBER` the source of the first part of this service answers again, with its last real server replaced; `cpu`
+prints the CPU time so far.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from clb_discovery.config.settings import Settings
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import Protocol, RealServer, Vip
-from clb_discovery.model.service import RemovalPolicy, Service
+from clb_discovery.model.service import Part, RemovalPolicy, Service, pool_name
 from clb_discovery.sidecar.daemon import Daemon
 from clb_discovery.sources.base import Source
 
 MAPPED = parse_address("0.0.0.0")[:12]
+SHARES = (90, 10)
+"""Of the first part, and of each other one."""
 
 
 def address(number: int, first: int) -> Address:
@@ -40,11 +43,10 @@ def vip(number: int) -> Vip:
 class Synthetic:
     """A source that answers on command."""
 
-    def __init__(self, number: int, real: int) -> None:
-        self.name = f"synthetic:{number}"
-        self._servers = [
-            RealServer(0, address(number % 64 * 10240 + one, 10), 8000, 1 + one % 5) for one in range(real)
-        ]
+    def __init__(self, number: int, part: int, real: int) -> None:
+        self.name = f"synthetic:{number}.{part}"
+        first = number % 64 * 10240 + part * real
+        self._servers = [RealServer(0, address(first + one, 10), 8000, 1 + one % 5) for one in range(real)]
         self._changed = asyncio.Event()
         self._changed.set()
 
@@ -65,15 +67,25 @@ class Synthetic:
         self._changed.set()
 
 
-async def main(virtual: int, real: int, instance: str, cgroup: Path) -> None:
+def service_of(number: int, sources: Sequence[str]) -> Service:
+    """Return the service whose parts have these sources; only several of them have shares."""
+    several = len(sources) > 1
+    parts = [
+        Part(name, share=SHARES[min(place, 1)] if several else None) for place, name in enumerate(sources)
+    ]  # as in a canary
+    name = pool_name(parts)
+    return Service(f"service-{number}", name, (vip(number),), policy=RemovalPolicy(hold=0.0), parts=tuple(parts))
+
+
+async def main(virtual: int, real: int, parts: int, instance: str, cgroup: Path) -> None:
     """Run until SIGTERM."""
     log.configure("json", "warning")
     sources: dict[str, Source] = {}
     services = []
     for number in range(virtual):
-        source = Synthetic(number, real)
-        sources[source.name] = source
-        services.append(Service(f"service-{number}", source.name, (vip(number),), policy=RemovalPolicy(hold=0.0)))
+        own = [Synthetic(number, part, real // parts) for part in range(parts)]
+        sources |= {source.name: source for source in own}
+        services.append(service_of(number, [source.name for source in own]))
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Mapping[str, Source]]:
@@ -82,7 +94,7 @@ async def main(virtual: int, real: int, instance: str, cgroup: Path) -> None:
     def obey() -> None:
         command, _, number = sys.stdin.readline().partition(" ")
         if command == "change":
-            source = sources[f"synthetic:{int(number)}"]
+            source = sources[f"synthetic:{int(number)}.0"]
             assert isinstance(source, Synthetic)
             source.change()
         elif command.strip() == "cpu":
@@ -95,4 +107,4 @@ async def main(virtual: int, real: int, instance: str, cgroup: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])))
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], Path(sys.argv[5])))

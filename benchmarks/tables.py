@@ -215,7 +215,7 @@ def of_sizes(measured: Iterable[Fields]) -> Iterator[str]:
     body = (
         (
             told(cell, "{:,}", "virtual"),
-            told(cell, "{:,}", "real"),
+            told(cell, "{:,}", "real") + (f" in {cell['parts']} parts" if cell["parts"] > 1 else ""),
             told(cell, "{:.2f} s", "sync_cpu_s"),
             told(cell, "{:.1f} ms", "change_ms"),
             told(cell, "{:.1f} ms", "change_ms_most"),

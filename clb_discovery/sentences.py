@@ -23,6 +23,7 @@ SENTENCES: Final = {
     "names published": "{names} names published in {file}",
     "no host name for a service": "{service} has no host name: {reason}",
     "not published": "{source} is not published[ ({times} more times)]: {error}",
+    "option has no effect": "{option} has no effect: {reason}",
     "part has no real servers": "Part {source} of {service} has no real servers",
     "part has real servers again": "Part {source} of {service} has {servers} real servers again",
     "pool published": "Pool of {service} at {vip}: {change}[; added {added}][; removed {removed}][; changed {changed}]"

@@ -13,11 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-import dns.message
-from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
-from dns.message import Message, QueryMessage
-from dns.nameserver import AddressAndPortNameserver
-from dns.query import BadResponse
+from dns.message import QueryMessage
 from multidict import CIMultiDict
 
 from clb_discovery.checks.response import status_of
@@ -42,7 +38,6 @@ from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.members import to_answer
 from clb_discovery.sources.consul.transport import Transport
 from clb_discovery.sources.dns.addresses import AddressSource
-from clb_discovery.sources.dns.exchange import Servers
 from clb_discovery.sources.dns.hosts_table import parse_hosts
 from clb_discovery.sources.dns.nameservers import parse_nameserver
 from clb_discovery.sources.dns.resolv_conf import ResolvConf, parse_resolv_conf
@@ -50,6 +45,7 @@ from clb_discovery.sources.dns.resolvers import Resolvers
 from clb_discovery.sources.dns.srv import SrvSource
 from clb_discovery.state import last_good
 from fuzz import seeds
+from tests.support.memory_dns import InMemory, Only
 
 _VIP: Final = text_forms.parse_vip("10.64.0.1:80")
 _LIFETIME: Final = 0.2
@@ -104,59 +100,33 @@ def consul(data: bytes) -> Answer | None:
     return None
 
 
-class _CannedNameserver(AddressAndPortNameserver):
+class _Canned53(InMemory):
     """A server with prepared answers: each is the part of a message after the id, without the question.
 
     Each has its length in two bytes before it. After the last one the connection is closed.
     """
 
     def __init__(self, said: bytes) -> None:
-        super().__init__("127.0.0.1", 53)
+        super().__init__()
         self._said = said
 
-    def kind(self) -> str:
-        """Return the kind of an ordinary server."""
-        return "Do53"
-
-    async def async_query(  # noqa: PLR0913, PLR0917 - the shape of its base class
-        self,
-        request: QueryMessage,
-        timeout: float,  # noqa: ARG002, ASYNC109 - as above
-        source: str | None,  # noqa: ARG002 - as above
-        source_port: int,  # noqa: ARG002 - as above
-        max_size: bool,
-        backend: Backend,  # noqa: ARG002 - as above
-        one_rr_per_rrset: bool = False,  # noqa: ARG002, FBT002 - as above
-        ignore_trailing: bool = False,  # noqa: ARG002, FBT002 - as above
-    ) -> Message:
-        """Read the next answer as dnspython does from a socket."""
+    def wire(self, request: QueryMessage) -> bytes:
+        """Return the next answer."""
         if not self._said:
             raise EOFError
         size = int.from_bytes(self._said[:2], "big")
         said, self._said = self._said[2 : 2 + size], self._said[2 + size :]
         question = request.to_wire()[12 : 16 + len(request.question[0].name.to_wire() or b"")]
-        wire = request.id.to_bytes(2, "big") + said[:2] + b"\0\1" + said[2:8] + question + said[8:]
-        response = dns.message.from_wire(wire, raise_on_truncation=not max_size)
-        if not request.is_response(response):
-            raise BadResponse
-        return response
+        return request.id.to_bytes(2, "big") + said[:2] + b"\0\1" + said[2:8] + question + said[8:]
 
 
-class _Canned53(Resolvers):
-    """Resolvers with only one prepared server."""
-
-    def __init__(self, said: bytes) -> None:
-        super().__init__(["127.0.0.1"])
-        self._only = Servers([_CannedNameserver(said)], (_LIFETIME,), lifetime=_LIFETIME)
-
-    def current(self) -> Servers:
-        """Return the only server."""
-        return self._only
+def _answering(said: bytes) -> Only:
+    return Only(_Canned53(said), _LIFETIME)
 
 
 def srv(data: bytes) -> Answer | None:
     """Follow an SRV record with the answers of a server."""
-    source = SrvSource("_web._tcp.example", _Canned53(data), rng=random.Random(0))  # noqa: S311 - jitter
+    source = SrvSource("_web._tcp.example", _answering(data), rng=random.Random(0))  # noqa: S311 - jitter
     with suppress(SourceError):
         return _used(_loop.run_until_complete(source.next()))
     return None
@@ -164,7 +134,7 @@ def srv(data: bytes) -> Answer | None:
 
 def plain_name(data: bytes) -> Answer | None:
     """Follow the addresses of a name with the answers of a server."""
-    source = AddressSource("web.example", 80, _Canned53(data), rng=random.Random(0))  # noqa: S311 - jitter
+    source = AddressSource("web.example", 80, _answering(data), rng=random.Random(0))  # noqa: S311 - jitter
     with suppress(SourceError):
         return _used(_loop.run_until_complete(source.next()))
     return None

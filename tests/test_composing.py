@@ -11,7 +11,7 @@ import pytest
 
 from clb_discovery.cli.parser import make_parser
 from clb_discovery.config.file import decode
-from clb_discovery.config.options import make_options
+from clb_discovery.config.options import Options, make_options
 from clb_discovery.config.services import read_services
 from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.model.address import parse_address, parse_network
@@ -27,18 +27,23 @@ AT: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 RANGES: Final = [parse_network("10.0.0.0/8")]
 
 
-def recipe(content: str) -> Service:
-    """Return the service of a file."""
+def options(content: str) -> Options:
+    """Return the options of a file."""
     config = decode(content.encode())
     typed: dict[str, Any] = vars(make_parser().parse_args(["run", *config.arguments]))
-    (found,) = read_services(make_options(typed, {}, config.entries, {}))
+    return make_options(typed, {}, config.entries, {})
+
+
+def recipe(content: str) -> Service:
+    """Return the service of a file."""
+    (found,) = read_services(options(content))
     return found
 
 
 def recipes() -> dict[str, str]:
     """Return the complete files in the document, by the names of their services."""
     found = [textwrap.dedent(one) for one in blocks((ROOT / "docs" / "composing.md").read_text())]
-    return {recipe(one).name: one for one in found if one.strip().startswith("consul = true")}
+    return {recipe(one).name: one for one in found if one.strip().startswith(("consul = ", "real-range = "))}
 
 
 def servers(*hosts: int) -> tuple[RealServer, ...]:
@@ -79,9 +84,9 @@ def shares(pool: Pool, parts: int) -> list[float]:
     return [round(share, 9) for share in found]
 
 
-def test_there_are_four_recipes() -> None:
-    """Failover, a canary, a migration, and zones."""
-    assert recipes().keys() == {"redis", "web", "orders", "sessions"}
+def test_each_recipe_is_there() -> None:
+    """Failover, a canary, a migration, a database, and zones."""
+    assert recipes().keys() == {"redis", "web", "orders", "db", "sessions"}
 
 
 def test_the_failover_goes_from_part_to_part_and_back() -> None:
@@ -137,3 +142,14 @@ def test_the_same_zone_comes_first_as_far_as_its_servers_can_take_it(out: int, k
     targets = target_shares([Member(one[0], one[3], ejected=False) for one in found])
     near = sum(share for one, share in zip(found, targets, strict=True) if zones[one.endpoint] == "eu-1a")
     assert round(near, 9) == kept
+
+
+def test_the_database_follows_its_name() -> None:
+    """A new primary replaces the former one at once; an empty answer changes nothing, until the name is back."""
+    host = Host(recipe(recipes()["db"]))
+    assert options(recipes()["db"]).on_remove == "reset"
+    name = "dns:db.example.com:5432"
+    assert host.hears({name: servers(1)}).pool == servers(1)
+    assert host.hears({name: servers(2)}).pool == servers(2)
+    assert host.hears({name: ()}).pool == servers(2)
+    assert host.hears({name: servers(3, 4)}).pool == servers(3, 4)

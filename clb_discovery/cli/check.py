@@ -18,6 +18,7 @@ from clb_discovery.cli.read_options import read_options
 from clb_discovery.cli.unit_user import unreadable_files
 from clb_discovery.config.options import Options
 from clb_discovery.config.services import read_services
+from clb_discovery.config.settings import ineffective
 from clb_discovery.datapath import probe
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.loader import Loader
@@ -88,7 +89,8 @@ def _findings(options: Options, services: Sequence[Service], *, offline: bool) -
     if options.config:
         count = sum(service.source != CATALOG for service in services)
         yield Finding("configuration", None, f"{options.config}: {count} service{'' if count == 1 else 's'}")
-    for text in unreadable_files(options):
+    warnings = (f"{option} has no effect: {reason}" for option, reason in ineffective(options))
+    for text in (*warnings, *unreadable_files(options)):
         yield Finding("configuration", None, text, warns=True)
     if options.config and allowed.error:
         yield Finding("this host", None, f"{LOOKED_AT} are not checked: {allowed.error}", left_out=True)

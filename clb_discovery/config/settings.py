@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -45,6 +45,13 @@ def read_settings(options: Options) -> Settings:
     services = read_services(options)
     Pins(options.instance)  # checks the name
     return Settings(replace(options, cgroup=own_cgroup(options)), services, partial(open_sources, options, services))
+
+
+def ineffective(options: Options) -> Iterator[tuple[str, str]]:
+    """Yield each given option that changes no pool, with the reason and a hint."""
+    if options.near is not None:
+        hint = "remove it, or put the real servers to be preferred into a part with a lower priority"
+        yield "--near", f"Consul sorts its answers by it, and shares of connects do not depend on the order; {hint}"
 
 
 def own_cgroup(options: Options) -> str | None:

@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 
 from clb_discovery import __version__, log
-from clb_discovery.config.settings import Settings, without_restart
+from clb_discovery.config.settings import Settings, ineffective, without_restart
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.layout.installed import Installed
@@ -184,12 +184,17 @@ class Daemon:
         self._names.leave(self._settings.options.hosts_file)
         instance, cgroup = self._instance.name, str(self._plane.cgroup)
         _log.info("started", version=__version__, instance=instance, cgroup=cgroup, services=len(self._services))
+        self._warn()
         self._write_state()
         self._readiness.begin(asyncio.get_running_loop().time())
         early, self._early = self._early or (), None
         for source, outcome in early:
             self._heard(source, outcome)
         self._wakeup.ring()
+
+    def _warn(self) -> None:
+        for option, reason in ineffective(self._settings.options):
+            _log.warning("option has no effect", option=option, reason=reason)
 
     def _recall(self, sources: Collection[str], installed: Installed, stored: Mapping[str, LastGood]) -> bool:
         """Start from last known sets; return whether the disk had one that is not installed."""
@@ -369,6 +374,7 @@ class Daemon:
         self._recall(new, installed, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.options.hosts_file)
         self._changed = True
+        self._warn()
         _log.info("configuration reloaded", services=len(self._services))
 
     async def _shut_down(self) -> None:

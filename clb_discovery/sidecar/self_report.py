@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.plane import Plane
-from clb_discovery.documents.parts import configured
+from clb_discovery.documents.parts import NO_PARTS, Parts, configured
 from clb_discovery.documents.zones import by_zone
 from clb_discovery.hosts_file.file import real_path
 from clb_discovery.model.servers import Endpoint
+from clb_discovery.model.service import Service
 from clb_discovery.state.services import ServiceTable
 from clb_discovery.text import timestamp
 
@@ -37,6 +38,8 @@ class SelfReport:
         """The zone of this host, as `OwnZone.document`."""
         self._zones: dict[str, tuple[Mapping[Endpoint, str], Mapping[str, Sequence[str]]]] = {}
         self._written: dict[str, Any] | None = None
+        self._composed: Sequence[Service] = ()
+        self._parts: Parts = NO_PARTS  # of these services; it is made again only if they change
 
     def place(self, zones: Mapping[str, Mapping[Endpoint, str]]) -> None:
         """Take the zones of real servers, by the names of pools; the same object for an equal value saves work."""
@@ -53,13 +56,16 @@ class SelfReport:
 
         :param checks: the checked virtual servers, as `ActiveChecks.document`.
         """
+        composed = services.composed
+        if composed != self._composed:
+            self._composed, self._parts = composed, {service.source: configured(service) for service in composed}
         return {
             "pid": os.getpid(),
             "last_sync": timestamp(self.last_sync),
             "config_error": self.config_error,
             "metrics_error": self.metrics_error,
             "unpublished": services.unpublished,
-            "parts": {service.source: configured(service) for service in services.composed},
+            "parts": self._parts,
             "hosts_file": str(real_path(hosts_file)) if hosts_file else None,
             "checks": list(checks),
             "zone": self.zone,

@@ -7,6 +7,7 @@ reset by each success.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -51,31 +52,33 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
     :param first: upper bound of the first pause after a failure, in seconds.
     :param cap: longest pause, in seconds.
     """
-    bugs = Bugs()
-
-    def failed(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        pause = state.next_action.sleep if state.next_action else 0.0  # upcoming_sleep is not in tenacity of Debian 12
-        _log.debug(
-            "query failed; it is repeated after a random pause",
-            source=source.name,
-            failures=state.attempt_number,
-            seconds=round(pause, 1),
-            error=type(error).__name__,
-        )
-        if isinstance(error, SourceError):
-            emit(Failure(str(error), unusable=isinstance(error, UnusableError)))
-        elif isinstance(error, OSError):
-            emit(Failure(f"cannot query: {error.strerror or error}"))
-        else:  # a bug must not end the loop
-            emit(Failure(bugs.reason(source.name, error)))
-
+    bugs: Bugs | None = None  # most sources never need it
     while True:
         try:
             outcome = await source.next()
-        except Exception as error:  # noqa: BLE001 - `failed` distinguishes them
-            outcome = await _retried(source, error, failed, first, cap)
+        except Exception as error:  # noqa: BLE001 - `_failed` distinguishes them
+            bugs = bugs or Bugs()
+            outcome = await _retried(source, error, partial(_failed, source, emit, bugs), first, cap)
         emit(outcome)
+
+
+def _failed(source: Source, emit: Emit, bugs: Bugs, state: RetryCallState) -> None:
+    """Pass a failure on, whatever its cause is: a bug must not end the loop."""
+    error = state.outcome.exception() if state.outcome else None
+    pause = state.next_action.sleep if state.next_action else 0.0  # upcoming_sleep is not in tenacity of Debian 12
+    _log.debug(
+        "query failed; it is repeated after a random pause",
+        source=source.name,
+        failures=state.attempt_number,
+        seconds=round(pause, 1),
+        error=type(error).__name__,
+    )
+    if isinstance(error, SourceError):
+        emit(Failure(str(error), unusable=isinstance(error, UnusableError)))
+    elif isinstance(error, OSError):
+        emit(Failure(f"cannot query: {error.strerror or error}"))
+    else:
+        emit(Failure(bugs.reason(source.name, error)))
 
 
 async def _retried(

@@ -24,8 +24,17 @@ _SHOWN: Final = 4  # refusals named in one reason
 _LONGEST: Final = 80  # characters shown of a name
 
 
-@dataclass(frozen=True)
-class ServiceState:
+class _Cached:
+    """A place for `cached_property` beside the slots of a data class.
+
+    In one dictionary, so many fields would take 1.5 KiB for each part: Python shares the keys of few only.
+    """
+
+    __slots__ = ("__dict__",)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState(_Cached):
     """One part of a service and its source at one moment. Values that follow are computed once, at first use."""
 
     service: Service
@@ -77,7 +86,7 @@ class ServiceState:
         """The part of the service."""
         return self.service.parts[self.place]
 
-    @property
+    @cached_property
     def source(self) -> str:
         """The name of the source."""
         return self.part.source

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -49,6 +50,9 @@ class _Entry(NamedTuple):
     """The served set, without the time of the answer: the same object for as long as it is equal. None without one."""
 
 
+_STATE: Final[Callable[[_Entry], ServiceState]] = itemgetter(0)
+
+
 class ServiceTable:
     """One `ServiceState` for each part of each service, configured or of a catalog, by the name of its source.
 
@@ -79,7 +83,7 @@ class ServiceTable:
             self._put(state)
 
     def __iter__(self) -> Iterator[ServiceState]:
-        return (entry.state for entry in self._entries.values())
+        return map(_STATE, self._entries.values())  # each round takes a few of these passes over thousands
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -278,7 +282,7 @@ class ServiceTable:
 
     def _waits(self, state: ServiceState) -> bool:
         """Tell whether a part that was never published follows one that has neither servers nor an outcome yet."""
-        if len(state.service.parts) == 1 or state.source in self._begun:
+        if state.source in self._begun or len(state.service.parts) == 1:
             return False
         before = (part for part in state.service.parts if part.priority < state.part.priority)
         return not all(self._entries[part.source].state.is_tried for part in before)
@@ -333,8 +337,9 @@ class ServiceTable:
 
     def _all(self, holds: Callable[[ServiceState], bool]) -> bool:
         """Tell whether something holds for a part of each service, except those that a catalog has listed lately."""
-        found = {state.service.source for state in self if state.source in self._late or holds(state)}
-        return all(state.service.source in found for state in self)
+        lacking = {state.service.source for state in self if not holds(state) and state.source not in self._late}
+        parts = (state for state in self if state.service.source in lacking) if lacking else ()
+        return lacking == {state.service.source for state in parts if state.source in self._late or holds(state)}
 
     @property
     def is_tried(self) -> bool:

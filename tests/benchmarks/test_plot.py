@@ -137,10 +137,11 @@ def test_ratios_are_those_that_were_measured() -> None:
 
 
 def test_growth_is_over_all_servers() -> None:
-    """Lines are ordered by size, not by the order of measurements."""
+    """Lines are ordered by size, not by the order of measurements; pools of several parts are only in the table."""
     cells = [
-        {"virtual": 100, "real": 10, "s": 3.0},
-        {"virtual": 1, "real": 10, "s": 2.0},
-        {"virtual": 1, "real": 1, "s": 1.0},
+        {"virtual": 100, "real": 10, "parts": 1, "s": 3.0},
+        {"virtual": 100, "real": 10, "parts": 2, "s": 9.0},
+        {"virtual": 1, "real": 10, "parts": 1, "s": 2.0},
+        {"virtual": 1, "real": 1, "parts": 1, "s": 1.0},
     ]
     assert [series.points for series in growth(cells, "s")] == [[(11, 2), (1100, 3)], [(2, 1)], [(2, 1), (11, 2)]]

@@ -82,6 +82,15 @@ def test_file_is_checked_without_privileges(config: str, capsys: pytest.CaptureF
     ]
 
 
+def test_near_is_a_warning(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no effect on balancing, so `check` tells how to prefer servers instead."""
+    assert main(["check", "--offline", "--config", config, "--near", "_agent"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if "--near" in line)
+    assert line.startswith("warn  configuration: --near has no effect: ")
+    assert "a part with a lower priority" in line
+
+
 @pytest.mark.parametrize("command", ["check", "plan"])
 @pytest.mark.parametrize(
     ("more", "words"),

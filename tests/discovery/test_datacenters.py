@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -13,31 +12,17 @@ import pytest
 
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ConsulAgent
+from tests.support.datacenters import datacenters
 from tests.support.dataplane import dial, wipe
 from tests.support.knot import KnotServer
 from tests.support.listeners import Listener, listening
-from tests.support.process import free_port, wait_until
+from tests.support.process import wait_until
 from tests.support.sidecar import pool, sidecar, status
 
 pytestmark = pytest.mark.discovery
 
 VIP: Final = "10.64.0.1"
 LOCAL, REMOTE, DNS = "consul:web", "consul:web?dc=dc2", "srv:_web._tcp.example"
-
-
-@contextmanager
-def datacenters(directory: Path) -> Iterator[tuple[ConsulAgent, ConsulAgent]]:
-    """Run an agent for each of two datacenters that know each other."""
-    with ExitStack() as stack:
-        agents, wan = [], [free_port(), free_port()]
-        for number, port in enumerate(wan, 1):
-            home = directory / f"dc{number}"
-            home.mkdir()
-            config = {"datacenter": f"dc{number}", "ports": {"serf_wan": port}}
-            agents.append(stack.enter_context(ConsulAgent(home, config=config)))
-        agents[0].request("PUT", f"/v1/agent/join/127.0.0.1:{wan[1]}?wan=1")
-        wait_until(lambda: set(agents[0].request("GET", "/v1/catalog/datacenters")) == {"dc1", "dc2"}, "they have met")
-        yield agents[0], agents[1]
 
 
 def state(instance: str, source: str) -> str:
@@ -52,7 +37,7 @@ def test_connects_go_from_one_part_to_the_next_and_back() -> None:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         cgroup = stack.enter_context(made_cgroup())
         stack.callback(wipe, instance)
-        here, there = stack.enter_context(datacenters(folder))
+        here, there = stack.enter_context(datacenters(folder)).agents
         knot = stack.enter_context(KnotServer())
         one, last = stack.enter_context(listening("127.0.0.1", "127.0.0.3"))
         far = stack.enter_context(ExitStack())

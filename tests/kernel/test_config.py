@@ -218,6 +218,20 @@ def test_options_that_need_a_restart_are_reported(instance: str, cgroup: Path, c
         wait_until(lambda: services(instance) == {WEB: "mail"}, "the rest has been taken")
 
 
+def test_near_is_a_warning(instance: str, cgroup: Path, config: Path) -> None:
+    """It has no effect on balancing, which the log has at the start and after each reload with it."""
+    text = OPTIONS + static("web", WEB, ["127.0.0.1:1"])
+    config.write_text('near = "_agent"\n' + text)
+    with following(config, instance, cgroup) as found:
+        (line,) = (line for line in found.lines() if line["event"] == "option has no effect")
+        assert (line["level"], line["option"]) == ("warning", "--near")
+        reload(found)
+        assert found.events().count("option has no effect") == 2
+        config.write_text(text)
+        reload(found)
+        assert found.events().count("option has no effect") == 2
+
+
 def test_sighup_takes_the_level_of_the_log(instance: str, cgroup: Path, config: Path) -> None:
     """From then on the log has the new level and the new form."""
     text = OPTIONS + static("web", WEB, ["127.0.0.1:1"])

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.chisquare import p_value
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import dial
 from tests.support.knot import KnotServer
 from tests.support.listeners import Listener, listening
 from tests.support.process import wait_until
-from tests.support.sidecar import Sidecar, clb, pool, sidecar, status
+from tests.support.sidecar import clb, pool, sidecar, status
 
 VIP: Final = "10.64.0.1"
 RANGE: Final = 'real-range = ["127.0.0.0/8"]\n'
-CHI_SQUARE: Final = 23.9
-"""For one degree of freedom a fair split exceeds this once in a million times."""
 CONNECTS: Final = 20_000
+CHANCE: Final = 1e-6
+"""A fair split is less likely than this once in a million times."""
 
 
 def table(*parts: str, vip: str = f"{VIP}:80") -> str:
@@ -49,20 +49,6 @@ def connects(instance: str) -> list[int]:
     return counts
 
 
-def chi_square(found: Sequence[int], shares: Sequence[int]) -> float:
-    """Return how far counts are from their shares."""
-    total, whole = sum(found), sum(shares)
-    expected = [total * share / whole for share in shares]
-    return sum((count - wanted) ** 2 / wanted for count, wanted in zip(found, expected, strict=True))
-
-
-def reload(found: Sidecar) -> None:
-    """Reload the configuration."""
-    before = found.events().count("configuration reloaded")
-    found.process.send_signal(signal.SIGHUP)
-    found.wait_for(lambda: found.events().count("configuration reloaded") > before, "configuration reloaded")
-
-
 def test_connects_are_split_by_shares_however_many_servers_a_part_has(
     instance: str, cgroup: Path, config: Path
 ) -> None:
@@ -78,17 +64,17 @@ def test_connects_are_split_by_shares_however_many_servers_a_part_has(
             config.write_text(
                 table(static(first, "share = 90"), static(second[:size], "share = 10"), vip=f"{VIP}:80/udp")
             )
-            reload(found)
+            found.reload()
             wait_until(lambda size=size: parts(instance)[1]["real_servers"] == size, "the part has its servers")  # type: ignore[misc]
             assert [round(part["target_share"], 9) for part in parts(instance)] == [0.9, 0.1]
             assert set(dial(cgroup, VIP, 80, CONNECTS, udp=True)) == {"ok"}
             now = connects(instance)
             split = [count - earlier for count, earlier in zip(now, before, strict=True)]
             assert sum(split) == CONNECTS
-            assert chi_square(split, (90, 10)) < CHI_SQUARE, split
+            assert p_value(split, (90, 10)) > CHANCE, split
             before = now
         config.write_text(table(static(first, "share = 90"), static((), "share = 10"), vip=f"{VIP}:80/udp"))
-        reload(found)
+        found.reload()
         wait_until(lambda: parts(instance)[1]["real_servers"] == 0, "the part is empty")
         assert [part["target_share"] for part in parts(instance)] == [1.0, 0.0]
         assert "no real servers, its share goes to the others" in clb("status", "--instance", instance).stdout

@@ -1,6 +1,7 @@
-"""A server on every loopback address that sends each client the address that it has reached, as 16 bytes.
+"""A server that sends each client the address that it has reached, as 16 bytes.
 
-Usage: where.py PORT. The client closes first, so that no TIME_WAIT is left on the server's side.
+Usage: where.py PORT [HOST...]. Without a host it serves on every loopback address. The client closes first, so that no
+TIME_WAIT is left on the server's side.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from functools import partial
 from clb_discovery.model.address import parse_address
 
 
-def main(port: int) -> None:
+def main(port: int, hosts: list[str]) -> None:
     """Serve for ever."""
     selector = selectors.DefaultSelector()
-    for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+    for host in hosts or ("0.0.0.0", "::"):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=4096)
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, partial(accept, selector, listener))
@@ -47,4 +49,4 @@ def close(selector: selectors.BaseSelector, client: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:])

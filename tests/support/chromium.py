@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from tests.support.pace import patient
 
-TIMEOUT: Final = patient(30)
+TIMEOUT: Final = patient(120)
 _OPTIONS: Final = (
     "--headless=new",
     "--no-sandbox",  # root cannot have a sandbox

@@ -14,11 +14,14 @@ from tests.support.process import accepts, running, wait_until
 
 
 @contextmanager
-def serving(port: int, directory: Path) -> Iterator[None]:
-    """Run the server that reports the reached address, on every loopback address, while the block runs."""
-    program = [sys.executable, "-m", "tests.programs.where", str(port)]
+def serving(port: int, directory: Path, *hosts: str) -> Iterator[None]:
+    """Run the server that reports the reached address while the block runs.
+
+    :param hosts: its addresses; by default every loopback address.
+    """
+    program = [sys.executable, "-m", "tests.programs.where", str(port), *hosts]
     with running(program, directory / f"where-{port}.log"):
-        wait_until(lambda: accepts(port), "the server accepts")
+        wait_until(lambda: all(accepts(port, host) for host in hosts or ["127.0.0.1"]), "the server accepts")
         yield
 
 

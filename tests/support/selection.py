@@ -32,6 +32,7 @@ MACHINE: Final = (
     "sources/consul/test_faults.py",
     "sources/consul/test_host_names.py",
     "sources/consul/test_long_polls.py",
+    "sources/dns/test_caching.py",
     "sources/dns/test_consul.py",
     "sources/dns/test_dnsmasq.py",
     "sources/dns/test_faults.py",

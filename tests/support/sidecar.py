@@ -134,6 +134,12 @@ class Sidecar:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def reload(self) -> None:
+        """Make it reload its configuration (SIGHUP), and wait until it has."""
+        before = self.events().count("configuration reloaded")
+        self.process.send_signal(signal.SIGHUP)
+        self.wait_for(lambda: self.events().count("configuration reloaded") > before, "it has reloaded")
+
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines of its log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]

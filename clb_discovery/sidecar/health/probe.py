@@ -13,8 +13,8 @@ from clb_discovery.model.address import Address
 LIMIT: Final = 0.6
 """Seconds after which silence is an answer.
 
-The programs pass a suspect server over for a second. On a busy host the sidecar hears of it, and its verdict is written,
-some tenths of a second later; after the second the server takes connects until then.
+The programs pass a suspect server over for a second. On a busy host the sidecar hears of it, and its verdict is
+written, some tenths of a second later; after the second the server takes connects until then.
 """
 SECOND_TRY: Final = 0.25
 """Seconds until a second SYN, from another port, in case that the network has lost the first one."""
