@@ -13,7 +13,7 @@ from clb_discovery.datapath import close_request
 from clb_discovery.model.servers import Protocol
 
 _ENTRY: Final = {
-    "Node": {"Node": "n1", "Address": "10.9.9.9", "TaggedAddresses": {"wan": "10.7.7.7"}},
+    "Node": {"Node": "n1", "Address": "10.9.9.9", "TaggedAddresses": {"wan": "10.7.7.7"}, "Meta": {"zone": "eu-1a"}},
     "Service": {
         "ID": "s1",
         "Address": "10.0.0.1",

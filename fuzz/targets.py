@@ -96,7 +96,7 @@ def consul(data: bytes) -> Answer | None:
     with suppress(SourceError):
         header, entries = _loop.run_until_complete(client.entries("web", ALL, 7, 60))
         next_index(header, 7)
-        return _used(to_answer(parse_entries(entries, "wan"), {}))
+        return _used(to_answer(parse_entries(entries, "wan", "zone"), {}))
     return None
 
 
@@ -170,6 +170,7 @@ def configuration(data: bytes) -> tuple[Service, ...] | None:
 def disk(data: bytes) -> Mapping[str, last_good.LastGood] | None:
     """Read the last good sets."""
     with suppress(ValueError):
+        last_good.decode_zone(data)
         sets = last_good.decode(data)
         assert last_good.decode(last_good.encode(sets)) == sets
         return sets

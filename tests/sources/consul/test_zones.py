@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clb_discovery.errors import SourceError
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer
-from clb_discovery.model.zones import NO_PLACES, Places
+from clb_discovery.model.servers import MAX_WEIGHT
+from clb_discovery.model.zones import NO_PLACES, Places, is_zone
 from clb_discovery.sources.consul.answer import parse_entries
 from clb_discovery.sources.consul.members import Known, to_answer
 from clb_discovery.sources.consul.server import ConsulServer
@@ -96,6 +99,25 @@ def test_reports_about_zones_are_bounded() -> None:
     found = answer(*(entry(host, Meta={"zone": "x" * 65}) for host in range(1, 9)))
     assert found.note
     assert "and 6 more" in found.note
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("eu-1a"),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["zone", "Passing"]), inner, max_size=3)
+    ),
+)
+
+
+@given(JUNK, JUNK, JUNK, st.sampled_from(["passing", "warning", "critical"]))
+def test_any_meta_and_weights_leave_an_answer(node: object, meta: object, weights: object, status: str) -> None:
+    """The zone is a valid one, or unknown; a weight is in range; an instance beside it is not affected."""
+    found = answer(entry(1, status, node=node, Meta=meta, Weights=weights), entry(2, Meta={"zone": "b"}))
+    assert found.places.zones[endpoint(2)] == "b"
+    assert endpoint(2) in [server.endpoint for server in found.servers]
+    assert all(is_zone(name) for name in found.places.zones.values())
+    assert all(1 <= weight <= MAX_WEIGHT for weight in found.places.out.values())
+    assert found.note is None or found.note.isprintable()
 
 
 async def zone(*replies: Reply, key: str = "zone") -> str:
