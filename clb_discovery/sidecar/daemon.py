@@ -265,10 +265,8 @@ class Daemon:
             await self._write_last_good()
 
     async def _check_servers(self, publisher: Publisher) -> None:
-        services = (state.service for state in self._services)
-        checks = {service.source: service.check for service in services if service.check}
         with self._announcer.trying("cannot follow checks", *self._bearable(OSError)):
-            await self._checks.follow(publisher.installed, checks, publisher)
+            await self._checks.follow(publisher.installed, self._services.checks, publisher)
 
     async def _sync(self, publisher: Publisher) -> None:
         services = self._services

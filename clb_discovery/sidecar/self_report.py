@@ -57,7 +57,7 @@ class SelfReport:
         :param checks: the checked virtual servers, as `ActiveChecks.document`.
         """
         composed = services.composed
-        if composed != self._composed:
+        if composed is not self._composed:
             self._composed, self._parts = composed, {service.source: configured(service) for service in composed}
         return {
             "pid": os.getpid(),

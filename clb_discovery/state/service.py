@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from functools import cached_property
 from typing import Any, Final
 
@@ -22,6 +23,24 @@ STATES: Final = ("fresh", "retrying", "held")
 """The values of `ServiceState.state`."""
 _SHOWN: Final = 4  # refusals named in one reason
 _LONGEST: Final = 80  # characters shown of a name
+
+
+class Mark(Enum):
+    """What few parts have at a time. A table counts them, and looks for them only if there are any."""
+
+    FROM_CATALOG = auto()
+    CHECKED = auto()
+    DUE_LATER = auto()
+    """It has a deadline."""
+    UNTRIED = auto()
+    """Its source has not come back with anything since the start."""
+    UNANSWERED = auto()
+    FAILING = auto()
+    UNCONFIRMED = auto()
+    """Nothing is known of it, it is useless, or stale."""
+    UNPUBLISHED = auto()
+    OBJECTED = auto()
+    """A part of its answer was not published as it is."""
 
 
 class _Cached:
@@ -205,6 +224,30 @@ class ServiceState(_Cached):
         if self.error is not None or not self.answered:
             return "retrying"
         return "held" if self.guarded.held or self.refused or self.unfollowed or self.unpublished else "fresh"
+
+    @cached_property
+    def marks(self) -> tuple[Mark, ...]:
+        """What it has of all that few parts have."""
+        found = []
+        if self.from_catalog:
+            found.append(Mark.FROM_CATALOG)
+        if self.service.check is not None:
+            found.append(Mark.CHECKED)
+        if self.deadline is not None:
+            found.append(Mark.DUE_LATER)
+        if not self.answered:
+            found.append(Mark.UNANSWERED)
+            if self.error is None:
+                found.append(Mark.UNTRIED)
+        if self.error is not None:
+            found.append(Mark.FAILING)
+        if not self.known or self.stale:
+            found.append(Mark.UNCONFIRMED)
+        if self.unpublished:
+            found.append(Mark.UNPUBLISHED)
+        if self.rejected or self.unpublished or self.refused or self.remark:
+            found.append(Mark.OBJECTED)
+        return tuple(found)
 
     @cached_property
     def counted(self) -> tuple[object, ...]:

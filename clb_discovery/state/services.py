@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,12 +13,13 @@ from typing import Any, Final, NamedTuple
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
+from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Pools, Unpublished
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
 from clb_discovery.state.last_good import LastGood
-from clb_discovery.state.service import ServiceState, spare
+from clb_discovery.state.service import Mark, ServiceState, spare
 from clb_discovery.text import some_of
 
 _SHOWN: Final = 4  # sources named in one summary
@@ -71,6 +72,9 @@ class ServiceTable:
         self._max_services = max_services
         self._real_ranges = real_ranges
         self._entries: dict[str, _Entry] = {}
+        self._marked = Counter[Mark]()
+        """How many states have each mark. There may be thousands of states, and one change must not look at all."""
+        self._composed = _composed(services)
         self.applied: Mapping[str, LastGood] = {}
         """The last published set of each source, without the time."""
         self._late: set[str] = set()
@@ -83,7 +87,7 @@ class ServiceTable:
             self._put(state)
 
     def __iter__(self) -> Iterator[ServiceState]:
-        return map(_STATE, self._entries.values())  # each round takes a few of these passes over thousands
+        return map(_STATE, self._entries.values())
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -101,8 +105,15 @@ class ServiceTable:
         """Replace the state of a service. No other code does."""
         entry = self._entries.get(state.source)
         before = entry.last_good if entry else None
+        if entry:
+            self._count(entry.state, -1)
+        self._count(state, 1)
         self._entries[state.source] = _Entry(state, _last_good(state, before) if state.known else None)
         self._summary = None
+
+    def _count(self, state: ServiceState, by: int) -> None:
+        for mark in state.marks:
+            self._marked[mark] += by
 
     # Events
 
@@ -158,7 +169,7 @@ class ServiceTable:
         """Leave services that no longer opt in; return whether there was one."""
         left = catalog.left(self._states) if CATALOG in self._entries else []
         for source in left:
-            del self._entries[source]
+            self._count(self._entries.pop(source).state, -1)
             self._summary = None
         self._late -= set(left)
         if left and self._entries[CATALOG].state.unfollowed:
@@ -167,7 +178,7 @@ class ServiceTable:
 
     def due(self, now: float) -> Collection[str]:
         """Return the sources to query at once, because an answer may confirm a removal: each of them once."""
-        due = [state for state in self if state.deadline is not None and now >= state.deadline]
+        due = [state for state in self._with(Mark.DUE_LATER) if state.deadline is not None and now >= state.deadline]
         for state in due:
             self._put(replace(state, hastened=True))
         return [state.source for state in due]
@@ -175,7 +186,11 @@ class ServiceTable:
     @property
     def deadlines(self) -> Iterator[float]:
         """The times when sources will be due."""
-        return (state.deadline for state in self if state.deadline is not None)
+        return (state.deadline for state in self._with(Mark.DUE_LATER) if state.deadline is not None)
+
+    def _with(self, mark: Mark) -> Iterator[ServiceState]:
+        """Yield the states with a mark, in their order."""
+        return (state for state in self if mark in state.marks) if self._marked[mark] else iter(())
 
     def adopt(
         self, services: Sequence[Service], max_services: int = MAX_SERVICES, real_ranges: Sequence[Network] = ()
@@ -191,11 +206,12 @@ class ServiceTable:
         for source, state in catalog.joined(services, staying, kept, max_services).items():
             kept[source] = replace(before[source], service=state.service)
         self._late = {source for source in self._late & kept.keys() if kept[source].from_catalog}
-        self._entries = {}
+        self._entries, self._marked, self._composed = {}, Counter(), _composed(services)
         self._begun &= kept.keys()
         for source, state in kept.items():
             if source in entries:
                 self._entries[source] = entries[source]
+                self._count(entries[source].state, 1)
             self._put(state)
         return kept.keys() - before.keys()
 
@@ -252,6 +268,8 @@ class ServiceTable:
         without_room: defaultdict[str, list[Unpublished]] = defaultdict(list)
         for one in unpublished:
             without_room[one.source].append(one)
+        if not (words or servers or without_room or remarks or self._marked[Mark.OBJECTED]):
+            return []
         changes = []
         for source, (before, _) in self._entries.items():
             pool = before.service.source if before.place == 0 else None
@@ -295,7 +313,7 @@ class ServiceTable:
     @property
     def claims(self) -> Sequence[Claim]:
         """The claims of services of a catalog."""
-        return catalog.claims(self)
+        return catalog.claims(self._with(Mark.FROM_CATALOG))
 
     def apply(self, known: Mapping[str, LastGood], pending: Collection[str]) -> None:
         """Note the sets that were published.
@@ -328,12 +346,14 @@ class ServiceTable:
 
         One part of a service is enough.
         """
-        return self._all(lambda state: state.source in self.applied or state.useless)
+        served = self._entries.keys() <= self.applied.keys()
+        return served or self._all(lambda state: state.source in self.applied or state.useless)
 
     @property
     def is_complete(self) -> bool:
         """Whether every service has had an answer since the start, so that a virtual server without one can go."""
-        return self._all(lambda state: state.answered and not self._waits(state))
+        complete = not self._marked[Mark.UNANSWERED] and self._entries.keys() <= self._begun
+        return complete or self._all(lambda state: state.answered and not self._waits(state))
 
     def _all(self, holds: Callable[[ServiceState], bool]) -> bool:
         """Tell whether something holds for a part of each service, except those that a catalog has listed lately."""
@@ -344,14 +364,20 @@ class ServiceTable:
     @property
     def is_tried(self) -> bool:
         """Whether every source has come back with something since the start, be it a failure."""
-        return all(state.answered or state.error is not None for state in self)
+        return not self._marked[Mark.UNTRIED]
 
     @property
     def lost(self) -> Sequence[ServiceState]:
         """The parts that fail, of services without a part that does not; answers that nothing can use do not count."""
-        failing = [state for state in self if state.error is not None and not state.unusable]
+        failing = [state for state in self._with(Mark.FAILING) if not state.unusable]
         working = {state.service.source for state in self if state.error is None} if failing else ()
         return [state for state in failing if state.service.source not in working]
+
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        """How the real servers of services are checked, by the names of their pools."""
+        services = (state.service for state in self._with(Mark.CHECKED))
+        return {service.source: service.check for service in services if service.check}
 
     # For people
 
@@ -363,7 +389,7 @@ class ServiceTable:
     @property
     def composed(self) -> Sequence[Service]:
         """The services whose pools have several parts."""
-        return [state.service for state in self if state.place == 1]
+        return self._composed
 
     @property
     def unpublished(self) -> Sequence[Mapping[str, Any]]:
@@ -375,22 +401,26 @@ class ServiceTable:
                 "virtual_servers": len(state.unpublished),
                 "reason": state.unpublished[0].reason,
             }
-            for state in self
-            if state.unpublished
+            for state in self._with(Mark.UNPUBLISHED)
         ]
 
     @property
     def summary(self) -> str:
         """One line about all sources; names in it are bounded and escaped."""
         if self._summary is None:
+            some = [*self._with(Mark.UNCONFIRMED)]
             groups = {
-                "without any answer": [state for state in self if not (state.known or state.answered)],
-                "with answers of no use": [state for state in self if state.useless],
-                "served from the last known set": [state for state in self if state.stale],
+                "without any answer": [state for state in some if not (state.known or state.answered)],
+                "with answers of no use": [state for state in some if state.useless],
+                "served from the last known set": [state for state in some if state.stale],
             }
-            parts = [f"{len(some)} of {len(self)} {what}: {_names(some)}" for what, some in groups.items() if some]
+            parts = [f"{len(ones)} of {len(self)} {what}: {_names(ones)}" for what, ones in groups.items() if ones]
             self._summary = "; ".join(parts) or f"following {len(self)}, all answered"
         return self._summary
+
+
+def _composed(services: Iterable[Service]) -> Sequence[Service]:
+    return [service for service in services if len(service.parts) > 1]
 
 
 def initial_states(services: Iterable[Service]) -> Iterator[ServiceState]:

@@ -277,3 +277,27 @@ def test_no_schedule_of_faults_empties_a_pool_before_it_is_confirmed(events: lis
             empty_since = now if empty_since is None else empty_since
             if served_before and now < empty_since + HOLD:
                 assert any(known.values())
+
+
+@given(EVENTS, st.integers(0, 30))
+def test_what_few_parts_have_is_found(events: list[tuple[int, Outcome, float]], reload: int) -> None:
+    """Whatever a table remembers about all of its states, it is what they have, also after a reload."""
+    parts: tuple[Part, ...] = (Part("consul:a"), Part("consul:b", priority=1), Part("srv:c", priority=1))
+    found, now = ServiceTable([service(parts)]), 0.0
+    for number, (place, outcome, pause) in enumerate(events):
+        if number == reload:
+            parts = parts[1:]
+            found.adopt([service(parts)])
+        now += pause
+        source = parts[place % len(parts)].source
+        found.hear(source, _in_net(outcome, place), now, AT)
+        found.refuse({}, {}, [Unpublished(VIP, "web", service(parts).source, "no room")] if place == 1 else [])
+        states = [*found]
+        assert [*found.deadlines] == [one.deadline for one in states if one.deadline is not None]
+        assert found.is_tried == all(one.answered or one.error is not None for one in states)
+        failing = [one for one in states if one.error is not None]
+        assert found.lost == (failing if len(failing) == len(states) else [])
+        assert len(found.unpublished) == sum(bool(one.unpublished) for one in states)
+        assert found.composed == [states[0].service]
+        stale = sum(one.stale for one in states)
+        assert (f"{stale} of {len(states)} served from the last known set" in found.summary) is (stale > 0)
