@@ -295,7 +295,7 @@ class ServiceTable:
         return {
             source: last_good
             for source, (state, last_good) in self._entries.items()
-            if last_good and not self._waits(state)
+            if last_good and (source in self._begun or not self._waits(state))  # a call for each would take longer
         }
 
     def _waits(self, state: ServiceState) -> bool:
@@ -322,9 +322,11 @@ class ServiceTable:
         :param pending: names of pools of which a part is not published yet; for their sources the previous set counts.
         """
         waiting = {state.source for state in self if state.service.source in pending} if pending else set()
-        before = {source: self.applied[source] for source in waiting & self.applied.keys()}
-        self.applied = {source: last for source, last in known.items() if source not in waiting} | before
-        self._begun.update(self.applied)
+        if waiting:
+            before = {source: self.applied[source] for source in waiting & self.applied.keys()}
+            known = {source: last for source, last in known.items() if source not in waiting} | before
+        self.applied = known
+        self._begun.update(known)
 
     @property
     def last_good(self) -> Mapping[str, LastGood]:
