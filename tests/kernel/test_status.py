@@ -41,7 +41,6 @@ def test_watch_shows_rates_and_leaves_the_terminal_as_it_was(plane: Plane, end: 
     with listening("127.0.0.1") as (server,):
         plane.publish(virtual_server(VIP4, [server.name]))
         with on_terminal(status_of(plane, "--watch", "--interval", "200ms"), TERM) as terminal:
-            before = terminal.settings()
             terminal.read_until(r"0 connects .*0\.0/s")
             assert plane.client.dial(target_of(VIP4), 20) == ["ok"] * 20
             terminal.read_until(r"20 connects \([1-9][0-9.]*/s\)")
@@ -51,7 +50,7 @@ def test_watch_shows_rates_and_leaves_the_terminal_as_it_was(plane: Plane, end: 
             else:
                 terminal.process.terminate()
             assert terminal.end() == (130 if end == "Ctrl-C" else 128 + signal.SIGTERM)
-            assert terminal.settings() == before
+            assert terminal.is_as_before
         for on, off in (ALTERNATE_SCREEN, CURSOR):
             assert terminal.sent.count(on) >= 1
             assert terminal.sent.rindex(off) > terminal.sent.rindex(on)

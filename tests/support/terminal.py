@@ -27,10 +27,11 @@ INTERRUPT: Final = b"\x03"
 class Terminal:
     """A program on a terminal."""
 
-    def __init__(self, process: subprocess.Popen[bytes], own: int, side: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], own: int, side: int, before: object) -> None:
         self.process = process
         self._own = own
         self._side = side  # stays open, so that output and settings can be read after the program's end
+        self._before = before
         self.sent = ""
 
     def read_until(self, pattern: str) -> None:
@@ -63,9 +64,10 @@ class Terminal:
             pass
         return self.process.returncode
 
-    def settings(self) -> object:
-        """Return the terminal's settings in the form of termios(3)."""
-        return termios.tcgetattr(self._side)
+    @property
+    def is_as_before(self) -> bool:
+        """Whether the terminal's settings are those of the moment before the start of the program."""
+        return termios.tcgetattr(self._side) == self._before
 
     def _read(self, timeout: float) -> bool:
         if not select.select([self._own], [], [], timeout)[0]:
@@ -81,12 +83,13 @@ def on_terminal(
     """Run a program on a terminal, as the leader of its session, while the block runs."""
     own, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    before = termios.tcgetattr(side)
     # setsid(1) makes this the controlling terminal, so that Ctrl-C reaches the program.
     process = subprocess.Popen(
         ["setsid", "--ctty", *command], stdin=side, stdout=side, stderr=side, env={**os.environ, **env}
     )
     try:
-        yield Terminal(process, own, side)
+        yield Terminal(process, own, side, before)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)

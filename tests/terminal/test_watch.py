@@ -25,7 +25,6 @@ def screen(terminal: Terminal) -> list[str]:
 def test_problems_come_first_and_the_rest_by_scrolling(tmp_path: Path) -> None:
     """The first screen has the problems; page keys lead to the services without any; q quits with code 0."""
     with showing(sixty_services(), tmp_path, *OPTIONS) as terminal:
-        before = terminal.settings()
         terminal.read_until(r"q quits(.|\n)*q quits")
         lines = screen(terminal)
         assert len(lines) == 24
@@ -39,7 +38,7 @@ def test_problems_come_first_and_the_rest_by_scrolling(tmp_path: Path) -> None:
         terminal.read_until(r"svc-57(.|\n)*instance default")
         terminal.type(b"q")
         assert terminal.end() == 0
-        assert terminal.settings() == before
+        assert terminal.is_as_before
     assert "Traceback" not in terminal.text()
 
 
@@ -85,9 +84,8 @@ def test_small_screens(tmp_path: Path, lines: int) -> None:
 def test_an_error_ends_it_and_restores_the_terminal(tmp_path: Path) -> None:
     """The error is one line on the ordinary screen."""
     with showing(sixty_services(), tmp_path, *OPTIONS) as terminal:
-        before = terminal.settings()
         terminal.read_until("q quits")
         (tmp_path / "status.json").unlink()
         assert terminal.end() == 1
-        assert terminal.settings() == before
+        assert terminal.is_as_before
     assert "clb-discovery: internal error" in terminal.sent.rpartition("\x1b[?1049l")[2]

@@ -197,7 +197,7 @@ async def test_silent_zone_is_bounded() -> None:
     assert len(waiting) == 5
     assert all(len(looked.failed) == 1000 for looked in results)
     assert all(set(looked.failed_families.values()) == {(True, False)} for looked in results)
-    assert took < 10
+    assert took < 30
     assert most - before <= MOST + 4
     asked = Counter(owner for owner, _, _ in server.asked)
     assert len(asked) <= 4 * MOST_OF_ZONE

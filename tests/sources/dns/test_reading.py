@@ -150,7 +150,7 @@ async def test_silent_target_does_not_hold_up_the_others() -> None:
             while len((await one.next()).servers) < 2:
                 pass
 
-    assert max(took) < 0.5
+    assert sorted(took)[-3] < 0.5  # of ten, each of which it would delay by a second
 
 
 @pytest.mark.parametrize("fails", [False, True])
