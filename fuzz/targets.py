@@ -170,10 +170,9 @@ def configuration(data: bytes) -> tuple[Service, ...] | None:
 def disk(data: bytes) -> Mapping[str, last_good.LastGood] | None:
     """Read the last good sets."""
     with suppress(ValueError):
-        last_good.decode_zone(data)
-        sets = last_good.decode(data)
-        assert last_good.decode(last_good.encode(sets)) == sets
-        return sets
+        found = last_good.decode(data)
+        assert last_good.decode(last_good.encode(*found)) == found
+        return found.sets
     return None
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from clb_discovery.errors import HostError
 from clb_discovery.files import Place, read_file, replace_file, safe_directory
-from clb_discovery.state.last_good import MAX_BYTES, LastGood, decode, decode_zone, encode
+from clb_discovery.state.last_good import MAX_BYTES, LastGood, decode, encode
 
 WRITE_EVERY: Final = 1.0
 """Least seconds between two writes."""
@@ -37,14 +37,15 @@ class Store:
             content = self._content(self._directory)
             if content is None:
                 return {}
-            self.zone = decode_zone(content)
-            return decode(content)
+            sets, self.zone = decode(content)
         except FileNotFoundError:
             return {}
         except OSError as error:
             reason = error.strerror or type(error).__name__
         except (HostError, ValueError) as error:
             reason = str(error)
+        else:
+            return sets
         _log.warning("saved last known good sets ignored", file=str(self._directory / self._name), reason=reason)
         return {}
 

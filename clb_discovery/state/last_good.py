@@ -74,23 +74,16 @@ def encode(sets: Mapping[str, LastGood], zone: str | None = None) -> bytes:
     raise ValueError(f"{len(document)} bytes are more than {MAX_BYTES}")
 
 
-def decode(document: bytes) -> dict[str, LastGood]:
-    """Read the sets of a document; raises ValueError, and no other error, with a short reason in one line."""
-    sources = _document(document).get("sources")
-    if not isinstance(sources, dict):
-        raise ValueError("it has no sources")  # noqa: TRY004 - no caller of ours is wrong
-    return {name: _last_good(one) for name, one in sources.items()}
+class Decoded(NamedTuple):
+    """The content of a document."""
+
+    sets: dict[str, LastGood]
+    zone: str | None
+    """The zone of the host, if the agent had named it."""
 
 
-def decode_zone(document: bytes) -> str | None:
-    """Read the zone of the host in a document of `encode`, if it has one; raises as `decode`."""
-    zone = _document(document).get("zone")
-    if zone is not None and not _is_zone(zone):
-        raise ValueError(f"{_shown(zone)} is not a zone")
-    return zone
-
-
-def _document(document: bytes) -> dict[str, Any]:
+def decode(document: bytes) -> Decoded:
+    """Read a document of `encode`; raises ValueError, and no other error, with a short reason in one line."""
     if len(document) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} bytes")
     try:
@@ -99,7 +92,12 @@ def _document(document: bytes) -> dict[str, Any]:
         raise ValueError("it is not JSON") from None
     if not isinstance(found, dict) or found.get("version") != VERSION:
         raise ValueError(f"it is not of version {VERSION}")
-    return found
+    sources, zone = found.get("sources"), found.get("zone")
+    if not isinstance(sources, dict):
+        raise ValueError("it has no sources")  # noqa: TRY004 - no caller of ours is wrong
+    if zone is not None and not _is_zone(zone):
+        raise ValueError(f"{_shown(zone)} is not a zone")
+    return Decoded({name: _last_good(one) for name, one in sources.items()}, zone)
 
 
 def _source(one: LastGood, *, identities: bool) -> dict[str, Any]:
