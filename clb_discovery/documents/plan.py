@@ -7,7 +7,7 @@ from typing import Any
 
 from clb_discovery.documents.names import endpoint
 from clb_discovery.documents.parts import NO_PARTS, Parts, add_parts
-from clb_discovery.documents.shares import Member, target_shares
+from clb_discovery.documents.shares import planned_shares
 from clb_discovery.documents.zones import NO_ZONES, Zones, add_zones
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.address import format_address
@@ -73,14 +73,14 @@ def _change(
     }
     if new:
         pool = new.pool or ()
-        shares = target_shares([Member(server.priority, server.weight, ejected=False) for server in pool])
+        shares = planned_shares(pool)
         add_parts(document, pool, shares, parts.get(source, ()) if source else ())
     return document
 
 
 def _add_zones(change: dict[str, Any], pool: Pool, zones: Zones) -> None:
     """Add the zones of a pool, and the zone of each real server that is added or changed."""
-    shares = target_shares([Member(server.priority, server.weight, ejected=False) for server in pool])
+    shares = planned_shares(pool)
     reals = [_server(server) | {"target_share": share} for server, share in zip(pool, shares, strict=True)]
     of_pool: dict[str, Any] = {"source": change["source"], "real_servers": reals}
     add_zones([of_pool], zones)

@@ -7,11 +7,15 @@ as if none were. Tiers beyond the first MAX_TIERS are not used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from clb_discovery.layout import elements
 from clb_discovery.layout.alias import effective_weights
-from clb_discovery.model.servers import MAX_TIERS
+from clb_discovery.layout.elements import Server
+from clb_discovery.layout.health import Health, Words
+from clb_discovery.layout.installed import Published
+from clb_discovery.model.servers import MAX_TIERS, Pool, RealServer, Vip
 
 
 class Member(NamedTuple):
@@ -38,3 +42,32 @@ def target_shares(pool: Sequence[Member]) -> list[float]:
         shares[place] = float(part) if all_ejected or not pool[place].ejected else 0.0
     total = sum(shares)
     return [share / total for share in shares]
+
+
+def planned_shares(pool: Pool) -> list[float]:
+    """Return the share of each real server while all of them are healthy."""
+    return target_shares([Member(server.priority, server.weight, ejected=False) for server in pool])
+
+
+class Standing(NamedTuple):
+    """A real server of a virtual server at one moment."""
+
+    server: RealServer
+    counters: Server
+    health: Health
+    target_share: float
+
+
+def standings(vip: Vip, published: Published, servers: Mapping[bytes, Server], words: Words) -> list[Standing]:
+    """Return the real servers of a virtual server, in the order of its pool.
+
+    :param servers: the counters of real servers.
+    :param words: what the sidecar says of them.
+    """
+    key, pool = elements.pack_vip(vip), published.pool or ()
+    packed = [elements.pack_member(key, server) for server in pool]
+    found = [servers.get(member) or elements.unpack_server(elements.NEW_SERVER) for member in packed]
+    checked = published.health is not None and published.health.checked
+    health = [words.health(member, had, checked=checked) for member, had in zip(packed, found, strict=True)]
+    members = [Member(one.priority, one.weight, at is not Health.ACTIVE) for one, at in zip(pool, health, strict=True)]
+    return [Standing(*one) for one in zip(pool, found, health, target_shares(members), strict=True)]

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from clb_discovery.documents.causes import by_cause
 from clb_discovery.documents.checks import add_checks
 from clb_discovery.documents.parts import NO_PARTS, Parts, add_parts
-from clb_discovery.documents.shares import Member, target_shares
+from clb_discovery.documents.shares import standings
 from clb_discovery.documents.verdict import empty_services
 from clb_discovery.documents.zones import NO_ZONES, Zones, add_zones
 from clb_discovery.layout import elements
@@ -134,13 +134,9 @@ def virtual_servers(
 def _virtual_server(
     vip: Vip, published: Published, servers: Mapping[bytes, Server], words: Words, parts: Parts
 ) -> dict[str, Any]:
-    key, pool, label = elements.pack_vip(vip), published.pool or (), published.label
-    packed = [elements.pack_member(key, server) for server in pool]
-    found = [_of(servers, member) for member in packed]
-    checked = published.health is not None and published.health.checked
-    health = [words.health(member, had, checked=checked) for member, had in zip(packed, found, strict=True)]
-    members = [Member(one.priority, one.weight, at is not Health.ACTIVE) for one, at in zip(pool, health, strict=True)]
-    targets = target_shares(members)
+    pool, label = published.pool or (), published.label
+    found = standings(vip, published, servers, words)
+    refusal = servers.get(elements.refusal(elements.pack_vip(vip)))
     document: dict[str, Any] = {
         "service": label.service if label else None,
         "source": label.source if label else None,
@@ -149,19 +145,15 @@ def _virtual_server(
         "protocol": vip.protocol.name.lower(),
         "algorithm": str(published.algorithm) if published.algorithm is not None else None,
         "generation": published.generation,
-        "connects": sum(had.connects for had in found),
-        "refused": _of(servers, elements.refusal(key)).connects,
+        "connects": sum(one.counters.connects for one in found),
+        "refused": refusal.connects if refusal else 0,
         "needs_outcomes": needs_outcomes(vip, published.health),
-        "real_servers": [_real_server(*one) for one in zip(pool, found, health, targets, strict=True)],
+        "real_servers": [_real_server(*one) for one in found],
     }
-    add_parts(document, pool, targets, parts.get(label.source, ()) if label else ())
+    add_parts(document, pool, [one.target_share for one in found], parts.get(label.source, ()) if label else ())
     for real, server in zip(document["real_servers"], pool if "parts" in document else (), strict=False):
         real["part"] = server.part
     return document
-
-
-def _of(servers: Mapping[bytes, Server], member: bytes) -> Server:
-    return servers.get(member) or elements.unpack_server(elements.NEW_SERVER)
 
 
 def _real_server(server: RealServer, found: Server, health: Health, target: float) -> dict[str, Any]:

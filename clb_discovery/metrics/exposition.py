@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,11 +13,10 @@ from prometheus_client.registry import Collector
 
 from clb_discovery import __version__
 from clb_discovery.documents.causes import by_cause
-from clb_discovery.documents.shares import Member, target_shares
+from clb_discovery.documents.shares import standings
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Server
 from clb_discovery.layout.health import Health
-from clb_discovery.layout.installed import Published
 from clb_discovery.layout.structs import Map
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
@@ -128,22 +127,11 @@ class _Reported(Collector):
             if one.label and one.label.source in zones:
                 near = frozenset(zones[one.label.source].get(own.get("name"), ()))
                 labels = one.label.service, format_endpoint(vip.address, vip.port), vip.protocol.name.lower()
-                found.append((labels, self._share(vip, one, near)))
+                standing = standings(vip, one, self._report.datapath.servers, self._report.datapath.words)
+                share = sum(each.target_share for each in standing if str(each.server) in near)
+                found.append((labels, min(1.0, share)))
         text = "Share of the pool's connects that the zone of this host should get now, if the pool follows zones"
         yield _gauge("clb_zone_share", text, ("service", "vip", "protocol"), *found)
-
-    def _share(self, vip: Vip, published: Published, names: Collection[str]) -> float:
-        """Return the share of connects that these real servers of a pool should get."""
-        datapath, key, pool = self._report.datapath, elements.pack_vip(vip), published.pool or ()
-        checked = published.health is not None and published.health.checked
-        members = []
-        for server in pool:
-            packed = elements.pack_member(key, server)
-            counters = datapath.servers.get(packed)
-            health = datapath.words.health(packed, counters, checked=checked) if counters else Health.ACTIVE
-            members.append(Member(server.priority, server.weight, health is not Health.ACTIVE))
-        targets = zip(pool, target_shares(members), strict=True)
-        return min(1.0, sum(share for server, share in targets if str(server) in names))
 
     def _maps(self) -> Iterator[Metric]:
         virtual = self._report.datapath.installed.virtual
