@@ -142,7 +142,7 @@ class Daemon:
 
         Otherwise a restart would divide pools in another way for a moment.
         """
-        if any(service.zones for service in self._settings.services):
+        if self._services.zoned:
             await self._zone.first()
             if health:
                 await health.look()
@@ -226,7 +226,7 @@ class Daemon:
         self._unhealthy = unhealthy
 
     def _unhealthy_now(self, installed: Installed, health: HealthWatch | None) -> Mapping[str, frozenset[Endpoint]]:
-        zoned = {state.service.source for state in self._services if state.service.zones} if self._zone.name else ()
+        zoned = self._services.zoned if self._zone.name else ()
         members = {*health.ejected, *self._checks.failing} if health and zoned else ()
         return by_pool(installed, members, zoned)
 

@@ -30,6 +30,8 @@ class Mark(Enum):
 
     FROM_CATALOG = auto()
     CHECKED = auto()
+    ZONED = auto()
+    """The pools of its service follow zones."""
     DUE_LATER = auto()
     """It has a deadline."""
     UNTRIED = auto()
@@ -228,26 +230,19 @@ class ServiceState(_Cached):
     @cached_property
     def marks(self) -> tuple[Mark, ...]:
         """What it has of all that few parts have."""
-        found = []
-        if self.from_catalog:
-            found.append(Mark.FROM_CATALOG)
-        if self.service.check is not None:
-            found.append(Mark.CHECKED)
-        if self.deadline is not None:
-            found.append(Mark.DUE_LATER)
-        if not self.answered:
-            found.append(Mark.UNANSWERED)
-            if self.error is None:
-                found.append(Mark.UNTRIED)
-        if self.error is not None:
-            found.append(Mark.FAILING)
-        if not self.known or self.stale:
-            found.append(Mark.UNCONFIRMED)
-        if self.unpublished:
-            found.append(Mark.UNPUBLISHED)
-        if self.rejected or self.unpublished or self.refused or self.remark:
-            found.append(Mark.OBJECTED)
-        return tuple(found)
+        has = {
+            Mark.FROM_CATALOG: self.from_catalog,
+            Mark.CHECKED: self.service.check is not None,
+            Mark.ZONED: self.service.zones is not None,
+            Mark.DUE_LATER: self.deadline is not None,
+            Mark.UNANSWERED: not self.answered,
+            Mark.UNTRIED: not self.answered and self.error is None,
+            Mark.FAILING: self.error is not None,
+            Mark.UNCONFIRMED: not self.known or self.stale,
+            Mark.UNPUBLISHED: self.unpublished,
+            Mark.OBJECTED: self.rejected or self.unpublished or self.refused or self.remark,
+        }
+        return tuple(mark for mark, holds in has.items() if holds)
 
     @cached_property
     def counted(self) -> tuple[object, ...]:

@@ -307,8 +307,7 @@ class ServiceTable:
 
     def places(self, known: Mapping[str, LastGood]) -> Mapping[str, Places]:
         """Return the places of the members of each of these sources; nothing if no service follows zones."""
-        follows = any(service.zones for service in self._services)
-        return {source: last.places for source, last in known.items()} if follows else {}
+        return {source: last.places for source, last in known.items()} if self._marked[Mark.ZONED] else {}
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -380,6 +379,11 @@ class ServiceTable:
         """How the real servers of services are checked, by the names of their pools."""
         services = (state.service for state in self._with(Mark.CHECKED))
         return {service.source: service.check for service in services if service.check}
+
+    @property
+    def zoned(self) -> Collection[str]:
+        """The names of pools that follow zones."""
+        return {state.service.source for state in self._with(Mark.ZONED)}
 
     # For people
 
