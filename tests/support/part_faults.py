@@ -128,7 +128,7 @@ class World:
                 return False
             self._servers.start(host)
             self._up.add(host)
-            self._list(host, self._lacks.pop(host))
+            self._change_discovery(host, self._lacks.pop(host), has=True)
         elif not self._another_serves(host):
             return False
         elif fault is Fault.DEAD:
@@ -159,29 +159,21 @@ class World:
 
     def _unlist(self, host: str, fault: Fault) -> None:
         self._lacks[host] = fault
-        agent = self._agent(HOSTS[host])
-        if agent is None:
-            self._write_zone()
-        elif fault is Fault.CRITICAL:
-            agent.set_status(self._id(host), "critical")
-        elif fault is Fault.MAINTENANCE:
-            agent.set_maintenance(self._id(host), enable=True)
-        else:
-            agent.deregister(self._id(host))
+        self._change_discovery(host, fault, has=False)
 
-    def _list(self, host: str, fault: Fault) -> None:
-        agent = self._agent(HOSTS[host])
+    def _change_discovery(self, host: str, fault: Fault, *, has: bool) -> None:
+        """Let discovery lack a server in the way of a fault, or have it again."""
+        agent, name = self._agent(HOSTS[host]), f"{NAME}-{host}-{self._servers.ports[host]}"
         if agent is None:
             self._write_zone()
         elif fault is Fault.CRITICAL:
-            agent.set_status(self._id(host), "passing")
+            agent.set_status(name, "passing" if has else "critical")
         elif fault is Fault.MAINTENANCE:
-            agent.set_maintenance(self._id(host), enable=False)
-        else:
+            agent.set_maintenance(name, enable=not has)
+        elif has:
             agent.register(NAME, self._servers.ports[host], host)
-
-    def _id(self, host: str) -> str:
-        return f"{NAME}-{host}-{self._servers.ports[host]}"
+        else:
+            agent.deregister(name)
 
     # Sources
 
