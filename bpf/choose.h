@@ -243,10 +243,11 @@ CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __s32 home, __u32 t
 	taker = clb_find_and_take(index, home);
 	slot = taker < pool->servers ? clb_slot_of(pool, taker) : 0;
 	server = slot ? clb_server_of(slot) : 0;
-	if (!slot) { /* all that were looked at are ejected: an attempt is better than a refusal */
+	if (!slot) { /* all that were looked at are ejected: an attempt is better than a refusal, and may bring one back */
 		draw = 0;
 		do {
-			slot = clb_random(&search);
+			search.at = clb_below(pool->servers);
+			slot = clb_slot_of(pool, search.at);
 			if (slot && clb_takes(pool, clb_server_of(slot), slot->server, home))
 				break;
 			draw++;

@@ -132,6 +132,7 @@
 #define CLB_CHANGE_SUSPECT 1  /* its first failed connect, or one that waits for an answer */
 #define CLB_CHANGE_EJECTED 2  /* it was ejected, or its probe failed */
 #define CLB_CHANGE_RETURNED 3 /* a connect to it succeeded, or the sidecar has reached it */
+#define CLB_CHANGE_NEEDED 4   /* a connect to it failed or waits, but it stays: too few others take connects */
 
 /* clb_event.kind */
 #define CLB_EVENT_SENT 1        /* a connect or first datagram was sent to a real server */
@@ -231,7 +232,7 @@ struct clb_row {
 struct clb_server {
 	__u64 connects;      /* connects and first datagrams sent there; for a refusal, those that were refused */
 	__u64 ejected_until; /* time from which it may be probed; 0: not ejected */
-	__u64 changed_at;    /* time at which it was ejected last or, if it is back since then, came back; 0: never */
+	__u64 changed_at;    /* when it was ejected last or came back since; 0: never; for a refusal, see clb_recalls */
 	__u32 failures;      /* connects that failed; for a refusal, turns taken */
 	__u32 refused;       /* failures by their cause, if it is known */
 	__u32 timed_out;
@@ -259,9 +260,9 @@ struct clb_steering {
 	__u64 room[2];
 };
 
-/* A real server goes out of service, or comes back. */
+/* A real server goes out of service, comes back, or fails and cannot be spared. */
 struct clb_change {
-	__u64 time;   /* nanoseconds of CLOCK_MONOTONIC; clb_server.changed_at */
+	__u64 time;   /* nanoseconds of CLOCK_MONOTONIC; clb_server.changed_at, unless it was needed */
 	__u32 server; /* index in clb_servers */
 	__u32 began;  /* as in clb_server */
 	__u32 kind;   /* CLB_CHANGE_* */

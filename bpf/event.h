@@ -51,26 +51,26 @@ CLB_FUNCTION int clb_report_outcome(__u64 cookie, const struct clb_member *membe
 
 /* Set the fields of a change; a function, so that the object describes the struct. */
 CLB_FUNCTION int clb_describe_change(struct clb_change *change, const struct clb_server *server, __u32 index,
-				     __u32 kind)
+				     __u32 kind, __u32 cause)
 {
-	change->time = server->changed_at;
+	change->time = kind == CLB_CHANGE_NEEDED ? bpf_ktime_get_ns() : server->changed_at;
 	change->server = index;
 	change->began = server->began;
 	change->kind = kind;
 	change->in_row = server->in_row;
-	change->cause = kind == CLB_CHANGE_RETURNED ? CLB_CAUSE_NONE : server->cause;
+	change->cause = cause;
 	change->zero = 0;
 	return 0;
 }
 
-/* Report that the server with this index has gone out of service, or is back. */
-CLB_FUNCTION int clb_report_change(const struct clb_server *server, __u32 index, __u32 kind)
+/* Report that the server with this index has gone out of service, is back, or fails and is needed. */
+CLB_FUNCTION int clb_report_change(const struct clb_server *server, __u32 index, __u32 kind, __u32 cause)
 {
 	struct clb_change *change = clb_is_read(CLB_LISTENS_CHANGES) ? clb_reserve(clb_changes, sizeof(*change)) : 0;
 
 	if (!change)
 		return 0;
-	clb_describe_change(change, server, index, kind);
+	clb_describe_change(change, server, index, kind, cause);
 	clb_submit(clb_changes, change);
 	return 0;
 }

@@ -24,6 +24,9 @@ struct clb_sent {
 /* How long a suspect server is passed over without a word from the sidecar. */
 #define CLB_SUSPICION (1000 * CLB_NS_PER_MS)
 
+/* Shortest time between two recalls of servers of a pool. */
+#define CLB_RECALL_PAUSE (1000 * CLB_NS_PER_MS)
+
 /* -1 if the network namespace of this context is home, or if that is not known; 0 if it is foreign. No branch decides,
  * because the verifier would follow each value through all that comes next. */
 CLB_FUNCTION __s32 clb_is_home(void *ctx)
@@ -349,16 +352,79 @@ static __always_inline int clb_may_suspect(const struct clb_virtual *pool, const
 	       clb_is_read(CLB_LISTENS_CHANGES);
 }
 
-/* Eject a server of the virtual server with this index, or make it suspect, if it may be. Returns whether it was ejected. */
-static __always_inline int clb_pass_over(const struct clb_virtual *pool, __u32 index, const struct clb_sent *sent,
-					 struct clb_server *server, __u32 cause, int ejects)
+/* Let the next connect probe a random server that is out, of a random row of the virtual server with this index, as if
+ * its time and the lease of the sidecar's word were over. A suspect one takes connects, as after its second. */
+CLB_GLOBAL int clb_recall(__u32 index)
 {
+	const struct clb_virtual *pool = clb_lookup(clb_virtual, &index);
+	struct clb_steering *steering;
+	struct clb_server *server;
+	__u32 at, bits, from;
+	struct clb_row *row;
+	__u64 decided_at;
+
+	at = pool ? clb_below(pool->servers) : 0;
+	row = pool ? clb_row_of(pool->generation, pool->row, at) : 0;
+	if (!row)
+		return 0;
+	bits = clb_bits_between(at, 0, pool->servers) & ~clb_bits_usable(row, bpf_ktime_get_ns(), 0, ~0ULL);
+	from = bits & 0xff << at % CLB_ROW;
+	if (!bits)
+		return 0;
+	at = clb_lowest(from ? from : bits);
+	clb_forget(at);
+	server = clb_server_of(clb_slot_at(row, at));
+	steering = clb_steering_of(clb_slot_at(row, at));
+	if (!server || !steering)
+		return 0;
+	decided_at = clb_decided_at(steering);
+	bpf_spin_lock(&server->lock);
+	if (server->ejected_until && !server->probing) {
+		server->ejected_until = 1;
+		if (decided_at > server->changed_at) /* as in clb_takes_now */
+			server->changed_at = decided_at;
+	}
+	bpf_spin_unlock(&server->lock);
+	return 0;
+}
+
+/* Whether servers that are out are recalled: one that fails connects stays because too many others are out, and those
+ * may have recovered. For a tier that has died as a whole that is in vain: so not for each failure, but for those in a
+ * row that are eject_after doubled any number of times, and once in CLB_RECALL_PAUSE. */
+static __always_inline int clb_recalls(const struct clb_virtual *pool, __u32 in_row)
+{
+	struct clb_server *refusal = clb_lookup(clb_servers, &pool->refusal);
+	__u32 times = in_row / pool->eject_after;
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!refusal)
+		return 0;
+	if ((!times || times & (times - 1) || in_row % pool->eject_after) &&
+	    now - refusal->changed_at < CLB_RECALL_PAUSE)
+		return 0;
+	refusal->changed_at = now;
+	return 1;
+}
+
+/* Eject a server of the virtual server with this index, or make it suspect, if it may be. Returns whether it was ejected.
+ *
+ * in_row is 0 if its connect still waits. */
+static __always_inline int clb_pass_over(const struct clb_virtual *pool, __u32 index, const struct clb_sent *sent,
+					 struct clb_server *server, __u32 cause, __u32 in_row)
+{
+	int ejects = in_row && (server->probing || in_row >= pool->eject_after);
 	enum clb_turn_out becomes;
 
 	if (!ejects && !clb_may_suspect(pool, sent, server))
 		return 0;
-	if (!server->ejected_until && !clb_may_eject(pool, index, sent->rank, 1))
+	if (!server->ejected_until && !clb_may_eject(pool, index, sent->rank, 1)) {
+		if (clb_recalls(pool, in_row)) {
+			clb_report_change(server, sent->server, CLB_CHANGE_NEEDED, cause);
+			if (ejects)
+				clb_recall(index);
+		}
 		return 0;
+	}
 	becomes = ejects ? clb_eject(server, pool, cause) : clb_suspect(server, pool, cause);
 	if (becomes == CLB_STAYS)
 		return 0;
@@ -367,7 +433,7 @@ static __always_inline int clb_pass_over(const struct clb_virtual *pool, __u32 i
 		clb_take_back(server, ejects);
 		return 0;
 	}
-	clb_report_change(server, sent->server, ejects ? CLB_CHANGE_EJECTED : CLB_CHANGE_SUSPECT);
+	clb_report_change(server, sent->server, ejects ? CLB_CHANGE_EJECTED : CLB_CHANGE_SUSPECT, cause);
 	return ejects;
 }
 
@@ -383,8 +449,7 @@ static __always_inline int clb_failed(const struct clb_virtual *pool, __u32 inde
 	if (!server || !steering)
 		return 0;
 	in_row = clb_count_failure(server, steering, pool, cause);
-	return pool && pool->eject_after &&
-	       clb_pass_over(pool, index, sent, server, cause, in_row >= pool->eject_after);
+	return pool && pool->eject_after && clb_pass_over(pool, index, sent, server, cause, in_row);
 }
 
 /* Whether a connect that is given up now was unanswered for long enough to be a failure. */
@@ -459,7 +524,7 @@ static __always_inline void clb_succeeded(struct bpf_sock_ops *ctx, struct clb_s
 	server->in_row = 0;
 	bpf_spin_unlock(&server->lock);
 	if (returned)
-		clb_report_change(server, index, CLB_CHANGE_RETURNED);
+		clb_report_change(server, index, CLB_CHANGE_RETURNED, CLB_CAUSE_NONE);
 }
 
 #endif

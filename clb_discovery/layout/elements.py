@@ -115,6 +115,7 @@ class ChangeKind(IntEnum):
     SUSPECT = 1
     EJECTED = 2
     RETURNED = 3
+    NEEDED = 4
 
 
 class Change(NamedTuple):

@@ -37,6 +37,7 @@ VIP: Final = "10.64.0.1"
 THREADS: Final = 4
 PATIENCE: Final = 0.5
 SHORT: Final = ('eject-time = "1s"', 'eject-max = "1s"')
+FOR_LONG: Final = ('eject-time = "1h"', 'eject-max = "1h"')
 WAYS: Final[dict[str, Callable[[MoodyServer], None]]] = {
     "silent": MoodyServer.fall_silent,
     "refuses": MoodyServer.refuse,
@@ -160,6 +161,13 @@ def state(instance: str, server: MoodyServer) -> str:
     return str(found["state"])
 
 
+def put_out(found: Probing, instance: str, cgroup: Path, server: MoodyServer) -> None:
+    """Let a server refuse until the sidecar has seen that, too."""
+    server.refuse()
+    wait_until(lambda: dial(cgroup, VIP, 80, 10) == ["ok"] * 10 and bool(found.lines("server ejected")), "it is out")
+    assert state(instance, server) == "ejected"
+
+
 def after_the_first(failures: Sequence[Failure]) -> list[Failure]:
     """Return the failures of connects that began after the first failure was known."""
     known = min(failure.ended for failure in failures)
@@ -209,6 +217,32 @@ def test_without_a_sidecar_it_costs_three_and_one_for_each_probe(
     later = [failure for failure in failures if failure.began > third + 0.05]
     assert 3 <= len(failures) - len(later) <= 3 + THREADS
     assert len(later) <= 1
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_what_applications_feel_of_a_rolling_restart(
+    instance: str, cgroup: Path, tmp_path: Path, *, alive: bool
+) -> None:
+    """The second server goes down while the first is back, but out: a handful of connects fail, not seconds of them."""
+    with (
+        moody_servers("127.0.0.1", "127.0.0.1") as (first, second),
+        probing(instance, cgroup, tmp_path, [first, second], *FOR_LONG) as found,
+    ):
+        put_out(found, instance, cgroup, first)
+        if not alive:
+            found.sidecar.kill()
+            time.sleep(LEASE / 1e9)
+        first.accept()
+        with clients(cgroup, tmp_path) as dialling:
+            second.refuse()
+            wait_until(lambda: "ECONNREFUSED" not in dial(cgroup, VIP, 80, 40), "connects go to the first")
+            before = dialling.connects()
+            wait_until(lambda: dialling.connects() > before + 500, "the clients go on")
+            failures = dialling.failures()
+        assert len(failures) >= 1
+        assert failures[-1].ended - failures[0].began < patient(0.5)
+        if alive:
+            assert state(instance, first) == "active"
 
 
 def test_a_server_with_checks_costs_one_connect_too(instance: str, cgroup: Path, tmp_path: Path) -> None:
@@ -320,7 +354,7 @@ def test_reports_that_were_missed_are_made_up_for(instance: str, cgroup: Path, t
     """A sidecar that was stopped for a while looks at all servers."""
     with (
         moody_servers("127.0.0.1", "127.0.0.1") as (dead, spare),
-        probing(instance, cgroup, tmp_path, [dead, spare], 'eject-time = "1h"', 'eject-max = "1h"') as found,
+        probing(instance, cgroup, tmp_path, [dead, spare], *FOR_LONG) as found,
     ):
         found.sidecar.process.send_signal(signal.SIGSTOP)
         time.sleep(LEASE / 1e9)

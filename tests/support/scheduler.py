@@ -115,7 +115,7 @@ def least_of_two(slots: Sequence[Slot], tier: Tier, loads: Sequence[int], bits: 
 def chances_of(slots: Sequence[Slot], ejected: Collection[int]) -> dict[int, Fraction]:
     """Return the chance of each slot that a connect may be sent to by weight, as in `clb_elsewhere`.
 
-    The tier in use is the lowest with a usable server; if there is none, the lowest, as if no server were ejected.
+    The tier in use is the lowest with a usable server; if there is none, all servers have the same chance.
 
     :param ejected: indexes of the slots of ejected servers.
     """
@@ -123,7 +123,7 @@ def chances_of(slots: Sequence[Slot], ejected: Collection[int]) -> dict[int, Fra
     while tier and all(index in ejected for index in range(tier.first, tier.first + tier.size)):
         tier = next_tier(slots, tier)
     if tier is None:
-        tier, ejected = Tier(0, slots[0].tier), ()
+        return {index: Fraction(1, len(slots)) for index in range(len(slots))}
     own = range(tier.first, tier.first + tier.size)
     parts = dict(zip(own, shares([slots[index].weight for index in own]), strict=True))
     left = {index: part for index, part in parts.items() if index not in ejected}

@@ -21,6 +21,7 @@ TESTED: Final = (
     "test_outcomes.py",
     "test_parts.py",
     "test_publication.py",
+    "test_recall.py",
     "test_records.py",
     "test_removal.py",
     "test_scheduling.py",

@@ -3,7 +3,8 @@
 A server becomes a case when the programs report it, and stops being one when it takes connects again. Suspect: one
 connect has failed, and the programs pass the server over for a second; the probe decides. Out: it is ejected. It is
 probed at intervals that double, and each failed probe renews the verdict, which is a lease for three intervals. So a
-stopped sidecar keeps no server out.
+stopped sidecar keeps no server out. Needed: it fails connects, but too many others are out for it to go out as well. So
+the others are recalled: they are probed at once, because each that has recovered is worth more than one that fails.
 
 A failed probe is a verdict only if the sidecar has reached that address and port before: it may be a server that only
 others reach, or this process may be confined. Without a verdict the programs probe by a connect of an application.
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nsmallest
 from typing import Final, NamedTuple
 
 from clb_discovery.layout.elements import Change, ChangeKind, Server, Steering
@@ -28,11 +29,17 @@ FIRST_WITHIN: Final = (SECOND // 2, SECOND * 9 // 10)
 LEAST_INTERVAL: Final = SECOND
 LEASE: Final = 3
 """Intervals between probes for which a failed one keeps a server out."""
+MOST_RECALLED: Final = 64
+"""Servers of a pool that are recalled at a time; a failing pool recalls once a second."""
 DOUBT: Final = 120 * SECOND
 """Nanoseconds after a passed probe for which a server is doubtful: if it fails connects again, it may lose packets."""
 
 Endpoint = bytes
 """Address and port as they are in a packed member: virtual servers share the probes of an endpoint."""
+
+
+def _vip_of(member: bytes) -> bytes:
+    return member[:20]
 
 
 def endpoint_of(member: bytes) -> Endpoint:
@@ -61,6 +68,8 @@ class Kind(StrEnum):
     STAYS_OUT = "stays out"
     """Another probe has failed."""
     RETURNED = "returned"
+    NEEDED = "needed"
+    """It fails connects, and stays in service."""
 
 
 class News(NamedTuple):
@@ -91,6 +100,8 @@ class _Case:
     decided_at: int = 0
     interval: int = 0
     due: int = 0  # the next probe
+    probed_at: int = 0  # when the previous one ended
+    recalled: bool = False  # whether the next one comes early, because another server is needed
 
 
 class Cases:
@@ -104,6 +115,7 @@ class Cases:
         self._chance = chance
         self._cases: dict[bytes, _Case] = {}
         self._at: defaultdict[Endpoint, dict[bytes, _Case]] = defaultdict(dict)
+        self._of: defaultdict[bytes, dict[bytes, _Case]] = defaultdict(dict)  # by packed VIP
         self._urgent: deque[Endpoint] = deque()
         self._later: list[tuple[int, Endpoint]] = []
         self._running: set[Endpoint] = set()
@@ -132,6 +144,10 @@ class Cases:
 
         :param terms: of its virtual server; None if its servers are not probed.
         """
+        if change.kind == ChangeKind.NEEDED:
+            self._recall(_vip_of(member), now)
+            yield News(Kind.NEEDED, member, change=change)
+            return
         case = self._cases.get(member)
         if case and change.time < case.decided_at:  # the verdict was later, and so it counts
             return
@@ -182,7 +198,7 @@ class Cases:
         if is_up or self.is_doubtful(endpoint, now):
             self._doubt(endpoint, now)
         for case in self._waiting(endpoint):
-            before = case.decided_at
+            before, case.probed_at = case.decided_at, now
             if is_up:
                 moment = began if began > case.changed_at else now
                 yield self._closed(case, moment)._replace(verdict=Steering(moment, 0), decided_at=before)
@@ -278,6 +294,15 @@ class Cases:
             self._hurry(self._opened(_Case(member, terms, change.time, change)))
         return News(Kind.SUSPECTED, member, change=change)
 
+    def _recall(self, vip: bytes, now: int) -> None:
+        """Probe servers that are out again, those first that have waited longest."""
+        out = (case for case in self._of.get(vip, {}).values() if case.out and case.terms)
+        for case in nsmallest(MOST_RECALLED, out, key=lambda case: case.probed_at):
+            soon = max(now, case.probed_at + LEAST_INTERVAL)
+            if soon < case.due:
+                case.recalled = True
+                self._schedule(case, soon)
+
     def _hurry(self, case: _Case) -> None:
         case.due = 0
         self._urgent.append(endpoint_of(case.member))
@@ -322,7 +347,8 @@ class Cases:
     def _plan(self, case: _Case, now: int) -> None:
         """Schedule the next probe after one that has failed."""
         terms = case.terms or Terms(LEAST_INTERVAL, LEAST_INTERVAL)
-        longer = 2 * case.interval if case.interval else terms.first
+        longer = case.interval * (1 if case.recalled else 2) or terms.first
+        case.recalled = False
         case.interval = max(LEAST_INTERVAL, min(longer, terms.most))
         # Many hosts may have ejected it at the same moment.
         self._schedule(case, now + round(case.interval * (0.9 + 0.1 * self._chance())))
@@ -335,15 +361,17 @@ class Cases:
         return News(Kind.RETURNED, case.member, change=case.change, out_for=out_for)
 
     def _opened(self, case: _Case) -> _Case:
-        self._cases[case.member] = self._at[endpoint_of(case.member)][case.member] = case
+        member = case.member
+        self._cases[member] = self._at[endpoint_of(member)][member] = self._of[_vip_of(member)][member] = case
         return case
 
     def _remove(self, case: _Case) -> None:
-        endpoint = endpoint_of(case.member)
-        del self._cases[case.member]
-        del self._at[endpoint][case.member]
-        if not self._at[endpoint]:
-            del self._at[endpoint]
+        member = case.member
+        del self._cases[member]
+        for cases, key in ((self._at, endpoint_of(member)), (self._of, _vip_of(member))):
+            del cases[key][member]
+            if not cases[key]:
+                del cases[key]
 
     def _schedule(self, case: _Case, due: int) -> None:
         case.due = due

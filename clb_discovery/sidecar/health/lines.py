@@ -71,6 +71,8 @@ class Lines:
             self._returned(news.member, installed, Side.CONNECTS, news.out_for)
         elif news.kind is Kind.SUSPECTED:
             _log.debug("server suspected", service=service, vip=vip, server=server, cause=_last(news.change))
+        elif news.kind is Kind.NEEDED:
+            _log.debug("server needed", service=service, vip=vip, server=server, cause=_last(news.change))
         elif news.kind is not Kind.CLEARED or news.verdict:  # else a connect of an application has cleared it
             _log.debug("server probed", service=service, vip=vip, server=server, result=str(news.kind))
 

@@ -15,6 +15,7 @@ from clb_discovery.sidecar.health.cases import (
     DOUBT,
     FIRST_WITHIN,
     LEASE,
+    MOST_RECALLED,
     SECOND,
     Cases,
     Kind,
@@ -237,6 +238,54 @@ def test_one_probe_answers_for_all_virtual_servers(world: World) -> None:
     news = world.probed(False)
     assert {one.member for one in news} == {ONE, SHARED}
     assert kinds(news) == [Kind.EJECTED] * 2
+
+
+def test_a_server_that_is_needed_recalls_those_that_are_out(world: World) -> None:
+    """They are probed at once, as often as one a second, and their intervals and leases stay as they are."""
+    world.heard(ChangeKind.EJECTED)
+    world.wait()
+    world.probed(False)
+    world.wait()
+    world.probed(False)
+    world.now += SECOND
+    assert world.due() == []
+    for waited in (0, SECOND, SECOND):
+        (news,) = world.heard(ChangeKind.NEEDED, of=TWO)
+        assert (news.kind, news.member, news.verdict) == (Kind.NEEDED, TWO, None)
+        assert world.wait() == waited
+        (news,) = world.probed(False)
+        assert news.verdict == Steering(world.now, world.now + LEASE * 10 * SECOND)
+    world.now += 9 * SECOND
+    assert world.due() == []
+    world.now += SECOND
+    assert world.due() == [AT_ONE]
+
+
+def test_a_recall_concerns_one_virtual_server(world: World) -> None:
+    """Those that are out for another one are not needed there."""
+    world.heard(ChangeKind.EJECTED, of=SHARED)
+    world.heard(ChangeKind.NEEDED, of=ONE)
+    assert world.due() == []
+    world.heard(ChangeKind.NEEDED, of=member("10.0.0.9:80", "10.64.0.2:80"))
+    assert world.due() == [AT_ONE]
+    assert kinds(world.probed(True)) == [Kind.RETURNED]
+
+
+def test_large_pools_are_recalled_a_part_at_a_time(world: World) -> None:
+    """Those that were not probed for longest come first, so each one has its turn."""
+    many = [member(f"10.0.1.{number}:80") for number in range(MOST_RECALLED + 10)]
+    for one in many:
+        world.heard(ChangeKind.EJECTED, of=one)
+    seen: list[bytes] = []
+    for _ in range(2):
+        world.heard(ChangeKind.NEEDED, of=TWO)
+        found = world.cases.due(world.now, 999)
+        for endpoint in found:
+            assert list(world.cases.probed(endpoint, False, world.now, world.now, reached=True))
+            world.cases.release(endpoint, world.now)
+        seen += found
+        world.now += 1
+    assert len(seen) == len(set(seen)) == len(many)
 
 
 def test_servers_that_are_not_probed_have_lines_only(world: World) -> None:

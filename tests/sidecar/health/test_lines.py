@@ -90,11 +90,12 @@ def test_what_is_not_known_is_left_out(lines: Lines, written: list[Any]) -> None
 def test_a_short_suspicion_is_for_debugging(lines: Lines, written: list[Any]) -> None:
     """It is no ejection; nor is another failed probe, or a suspicion that a connect has ended."""
     lines.tell(News(Kind.CLEARED, MEMBER), INSTALLED, ejections=None)
-    for kind in (Kind.SUSPECTED, Kind.CLEARED, Kind.UNKNOWN, Kind.STAYS_OUT):
+    for kind in (Kind.SUSPECTED, Kind.NEEDED, Kind.CLEARED, Kind.UNKNOWN, Kind.STAYS_OUT):
         lines.tell(News(kind, MEMBER, Steering(1, 0), change(1)), INSTALLED, ejections=None)
-    assert [line.pop("log_level") for line in written] == ["debug"] * 4
+    assert [line.pop("log_level") for line in written] == ["debug"] * 5
     assert written == [
         {"event": "server suspected", **NAMES, "cause": "unanswered"},
+        {"event": "server needed", **NAMES, "cause": "unanswered"},
         {"event": "server probed", **NAMES, "result": "cleared"},
         {"event": "server probed", **NAMES, "result": "unknown"},
         {"event": "server probed", **NAMES, "result": "stays out"},
