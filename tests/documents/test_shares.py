@@ -41,7 +41,7 @@ def test_shares_add_up_to_one(pool: list[Member]) -> None:
     ],
 )
 def test_examples(pool: list[tuple[int, int, bool]], expected: list[float]) -> None:
-    """By weight; without ejected servers; in the next tier; alike if all servers are ejected; weights of 0 (RFC 2782)."""
+    """By weight; without ejected servers; in the next tier; alike if all are ejected; weights of 0 (RFC 2782)."""
     assert target_shares([Member(*member) for member in pool]) == expected
 
 
