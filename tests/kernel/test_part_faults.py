@@ -9,18 +9,28 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import pytest
-from hypothesis import Phase, given, note, settings
+from hypothesis import Phase, example, given, note, settings
 
 from clb_discovery.model.address import format_address
 from tests.programs.connector import Connect
 from tests.support.clients import connecting
 from tests.support.pace import effort
-from tests.support.part_faults import STEPS, Step, World, world
+from tests.support.part_faults import STEPS, Fault, Step, World, world
 from tests.support.sidecar import sidecar, wait_for_pool
 
 VIP: Final = "10.64.0.1"
 MANY: Final = effort(200, 10)
 """Random schedules of `make test-discovery`."""
+LAST_DIES_WHILE_ANOTHER_IS_BACK: Final = [
+    Step(Fault.DEAD, "127.0.1.2"),
+    Step(Fault.MAINTENANCE, "127.0.1.1"),
+    Step(Fault.MAINTENANCE, "127.0.2.1"),
+    Step(Fault.CRITICAL, "127.0.2.2"),
+    Step(Fault.DEAD, "127.0.1.2"),
+    Step(Fault.DEAD, "127.0.3.1"),
+    Step(Fault.HANGS, "127.0.2.1"),
+]
+"""The programs keep the one that is back out, and may not put the last one out."""
 PASSIVE: Final = 4
 """Most connects that fail before a dead server is passed over: `--eject-after`, and one that it had yet to accept."""
 
@@ -41,8 +51,9 @@ def test_no_connect_fails_after_the_publication_that_follows_an_answer(
             wait_for_pool(instance, VIP, found.pool)
 
             # The few of every run are the same ones, so that a failure is one of the change that it comes with.
-            @settings(max_examples=most, phases=[Phase.generate], derandomize=most < MANY)
+            @settings(max_examples=most, phases=[Phase.explicit, Phase.generate], derandomize=most < MANY)
             @given(STEPS)
+            @example(LAST_DIES_WHILE_ANOTHER_IS_BACK)
             def keeps_to_the_rules(schedule: Sequence[Step]) -> None:
                 note(f"{schedule}")
                 counts.update(play(found, schedule, instance, cgroup))
