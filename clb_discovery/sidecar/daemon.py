@@ -129,7 +129,7 @@ class Daemon:
                 site = Site(report, lambda: readiness.is_ready, self._meters, lambda: self._services.unpublished)
                 waiting = MetricsSite(self._announcer, self._self_report, self._wakeup.ring)
                 await stack.enter_async_context(waiting.serving(metrics, site))
-            health = None if options.once else HealthWatch(publisher, self._announcer, self._meters)
+            health = None if options.once else HealthWatch(publisher, self._announcer, self._meters, self._ejected)
             await stack.enter_async_context(health.listening(self._checks.hurry) if health else nullcontext())
             stack.push_async_callback(self._shut_down)
             if health:
@@ -153,6 +153,11 @@ class Daemon:
         """Publish again, because the zone of this host has changed; before the start there is nothing to publish."""
         self._changed |= self._early is None
         self._wakeup.ring()
+
+    def _ejected(self) -> None:
+        """Look at zones soon, because a server is out or back."""
+        if self._services.zoned and self._zone.name:
+            self._wakeup.ring()
 
     async def _prove(self) -> None:
         """Log if the programs are not in effect; outside of their cgroup the self-test takes a process."""

@@ -46,8 +46,10 @@ def agent(consul: FakeConsul) -> Options:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry soon; and wait for the first result of an agent that answers, however busy this machine is."""
     monkeypatch.setattr(own_zone, "BACKOFF_FIRST", 0.01)
+    monkeypatch.setattr(own_zone, "PATIENCE", patient(10))
 
 
 async def test_a_name_is_known_at_once() -> None:

@@ -53,18 +53,18 @@ class HealthWatch:
         publisher: Publisher,
         announcer: Announcer,
         meters: Meters,
-        clock: Callable[[], int] = time.monotonic_ns,
+        changed: Callable[[], None],
         chance: Callable[[], float] = random.random,
     ) -> None:
         """Prepare; nothing is heard yet.
 
-        :param clock: returns nanoseconds of CLOCK_MONOTONIC, which the programs use.
+        :param changed: is called when a server goes out or returns; suspects do neither.
         :param chance: returns a random number from 0 to 1.
         """
         self._publisher = publisher
         self._announcer = announcer
         self._meters = meters
-        self._clock = clock
+        self._changed = changed
         self._cases = Cases(chance)
         self._reached = Reached(chance)
         self._installed = Installed()
@@ -130,7 +130,7 @@ class HealthWatch:
     def _listen(self, maps: Maps) -> None:
         if self._opened != self._publisher.times_recreated:
             self._open(maps)
-        now = self._clock()
+        now = time.monotonic_ns()
         if now >= self._until or (self._ring and self._ring.was_full()):
             self._incomplete = True
         maps.hear_changes_until(now + LEASE)
@@ -179,7 +179,7 @@ class HealthWatch:
             changes = tuple(self._reports)
             self._reports.clear()
             found = await _in_thread(servers.reported, maps, installed, changes)
-            now = self._clock()
+            now = time.monotonic_ns()
             for change, seen in found:
                 if change.kind != ChangeKind.RETURNED:
                     fails(seen.member)
@@ -193,7 +193,7 @@ class HealthWatch:
         except OSError:
             self._incomplete = True
             raise
-        now = self._clock()
+        now = time.monotonic_ns()
         for seen in found:
             if seen.steering.decided_at:  # an earlier sidecar had reached it
                 self._reached.add(endpoint_of(seen.member))
@@ -203,7 +203,7 @@ class HealthWatch:
 
     def _start_probes(self) -> None:
         """Start all probes that are due, and plan the next time to do this."""
-        now = self._clock()
+        now = time.monotonic_ns()
         for endpoint in self._cases.due(now, MOST_PROBES - self._probing):
             self._probing += 1
             self._spawn(self._probe(endpoint, joins=False))
@@ -226,14 +226,14 @@ class HealthWatch:
 
     async def _probe(self, endpoint: Endpoint, *, joins: bool) -> None:
         """Probe an endpoint, and draw the conclusions."""
-        began, result = self._clock(), Result.LOCAL
+        began, result = time.monotonic_ns(), Result.LOCAL
         with self._trying("cannot probe servers"):
             address, port = Address(endpoint[:16]), int.from_bytes(endpoint[16:], "big")
             if not joins and self._cases.is_doubtful(endpoint, began):
                 result = await probe_thoroughly(address, port)
             else:
                 result = await probe(address, port, twice=not joins)
-        ended = self._clock()
+        ended = time.monotonic_ns()
         if joins:
             self._joining -= 1
         else:
@@ -267,6 +267,8 @@ class HealthWatch:
     def _tell(self, news: News, installed: Installed, server: Server | None) -> None:
         if news.kind is Kind.SUSPECTED:
             self._meters.suspected()
+        elif news.kind in {Kind.EJECTED, Kind.RETURNED}:
+            self._changed()
         # The programs count the ejection of a suspect later, with the next connect.
         ejections = server.times_ejected + (news.failed_probe and server.suspect) if server else None
         self._announcer.servers.tell(news, installed, ejections=ejections, early=not self._started)
@@ -276,7 +278,7 @@ class HealthWatch:
         if installed is self._installed:
             return
         before, self._installed = self._installed.virtual, installed
-        now = self._clock()
+        now = time.monotonic_ns()
         for vip, published in installed.virtual.items():
             if before.get(vip) is not published:
                 self._replace(vip, before.get(vip), published, now)

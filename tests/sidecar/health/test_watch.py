@@ -82,8 +82,12 @@ class World(FakeServers):
         self._lock = asyncio.Lock()
         self.meters = Meters()
         self.failed: list[bytes] = []
+        self.changes_told = 0
         publisher: Any = self
-        self.watch = HealthWatch(publisher, Announcer(), self.meters, chance=lambda: 0.0)
+        self.watch = HealthWatch(publisher, Announcer(), self.meters, self._count_change, chance=lambda: 0.0)
+
+    def _count_change(self) -> None:
+        self.changes_told += 1
 
     @asynccontextmanager
     async def using_maps(self) -> AsyncIterator[tuple[Any, Installed]]:
@@ -160,8 +164,10 @@ def test_a_suspect_is_probed_and_the_programs_are_told() -> None:
             assert world.failed == [*world.installed.virtual[VIP].servers]
             first = world.said[1]
             await until(lambda: world.said[1].decided_at > first.decided_at)
+            assert world.changes_told == 1
             server.accept()
             await until(lambda: world.said[1].out_until == 0)
+            assert world.changes_told == 2
 
         lines = world.run(story)
     told = [line["event"] for line in lines if line["log_level"] != "debug"]
