@@ -160,9 +160,16 @@ class CheckTable:
         """Packed members that are out, each with the moment since when; in nanoseconds of CLOCK_MONOTONIC."""
         return self._out
 
-    def target_of(self, key: bytes) -> Target | None:
-        """Return the check of a packed member; None if it has none."""
-        return self._targets.get(key)
+    def urgent(self, key: bytes) -> set[Target]:
+        """Return the checks to make now, because a connect to a packed member has failed.
+
+        These are its own, and those of members that are down in the same virtual servers: they may be back, and needed.
+        """
+        own = self._targets.get(key)
+        if own is None:
+            return set()
+        beside = {member.target for vip in self._users[own] for member in _members(self._pools[vip])}
+        return {own, *(target for target in beside if not self._records[target].health.up)}
 
     def failing(self) -> dict[Vip, dict[bytes, str]]:
         """Return the members of each checked virtual server that are down, each with the reason."""

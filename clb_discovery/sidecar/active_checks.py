@@ -98,9 +98,8 @@ class ActiveChecks:
         self._work.set()
 
     def hurry(self, member: bytes) -> None:
-        """Check a packed member now, if it has a check, because a connect to it has failed."""
-        target = self._table.target_of(member)
-        if target:
+        """Check a packed member now, if it has a check, because a connect to it has failed; and those that are down."""
+        for target in self._table.urgent(member):
             self._runner.hurry(target)
 
     @property

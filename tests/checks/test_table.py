@@ -75,6 +75,18 @@ def test_a_lease_is_renewed_by_each_result_while_the_server_is_down() -> None:
         assert found == Decisions({b"m2": Verdict(checked.now, checked.now + 6 * SECOND)})
 
 
+def test_a_failed_connect_is_urgent_for_those_that_are_down_too() -> None:
+    """They may be back; of those that are up, only the one that has failed it, and nobody of another virtual server."""
+    other = CheckedPool(OTHER, ((Member(b"o9", target(9)), Member(b"o8", target(8))),))
+    checked = Checked(pool(2, 2), other)
+    assert checked.table.urgent(b"m1") == {target(1)}
+    checked.down(3)
+    checked.down(9)
+    assert checked.table.urgent(b"m1") == {target(1), target(3)}
+    assert checked.table.urgent(b"o8") == {target(8), target(9)}
+    assert checked.table.urgent(b"x1") == set()
+
+
 def test_a_server_that_rises_is_back() -> None:
     """The programs are told, and the log has for how long it was out."""
     checked = Checked(pool(3))

@@ -304,6 +304,22 @@ def test_a_failed_connect_hurries_the_check(cgroup: Path, instance: str, directo
             found.wait_for(lambda: failing(instance) == {servers[0].name}, "it was checked")
 
 
+def test_a_failed_connect_hurries_the_checks_of_those_that_are_down(
+    cgroup: Path, instance: str, directory: Path, config: Path
+) -> None:
+    """The last one in use fails when another one is back: that is found out now, and not an interval later."""
+    rare = 'check = "http://web.example/health"\ncheck-interval = "1h"\nfall = 1\nrise = 1\nsuspicion = false\n'
+    with web_servers(*["127.0.0.1"] * 2) as servers:
+        config.write_text(service(servers, more=rare))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            servers[0].stop()
+            dial(cgroup, VIP, 80, 30)
+            found.wait_for(lambda: failing(instance) == {servers[0].name}, "it was checked")
+            servers[0].start()
+            servers[1].stop()
+            wait_until(lambda: dial(cgroup, VIP, 80, 10) == ["ok"] * 10, "it is back")
+
+
 def test_checks_begin_and_end_with_a_reload(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
     """A service that wants no checks any more has all of its servers, at the latest when the lease is over."""
     with web_servers(*["127.0.0.1"] * 3) as servers:
