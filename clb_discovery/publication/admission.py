@@ -244,12 +244,13 @@ def choose(  # noqa: PLR0913 - all inputs of a round
         need = _beside(installed, unit, room)
         longer = _longer(installed, unit)
         too_long = (
-            len(installed.chains.get(chain, ())) + chains[chain] + n > structs.CHAIN for chain, n in longer.items()
+            len(installed.chains.get(chain, ())) + chains[chain] + longer.count(chain) > structs.CHAIN
+            for chain in longer
         )
         if room.lacks(need) or any(too_long):
             cramped.append(unit)
             continue
-        chains += longer
+        chains.update(longer)
         room = room.minus(need)
         spent += unit.cost
         publish |= {server.vip: server for server in unit.publish}
@@ -331,10 +332,10 @@ def _free(installed: Installed, taken: Room) -> Room:
     )
 
 
-def _longer(installed: Installed, unit: _Unit) -> Counter[int]:
-    """Return how many elements each chain gains, while those that it loses are still in it."""
+def _longer(installed: Installed, unit: _Unit) -> list[int]:
+    """Return the chains that gain elements, once for each, while those that they lose are still in them."""
     new = (server.vip for server in unit.publish if server.vip not in installed.virtual)
-    return Counter(chain_of(elements.pack_vip(vip)) for vip in new)
+    return [chain_of(elements.pack_vip(vip)) for vip in new]
 
 
 def _beside(installed: Installed, unit: _Unit, room: Room) -> Room:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 from hypothesis import given
@@ -13,9 +14,11 @@ from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.servers import Algorithm, Pools, RealServer, pools
 from clb_discovery.model.service import Service
+from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from tests.support.simulator import EMPTY, apply, read
 from tests.support.strategies import FEW_VIPS, few_real_servers
+from tests.support.work import work
 
 Known = dict[str, Pools]
 
@@ -93,6 +96,20 @@ def test_only_what_has_changed_is_rebuilt() -> None:
     rebuilt = [vip for vip, server in second.desired.virtual.items() if server is not first.desired.virtual[vip]]
     assert rebuilt == [FEW_VIPS[0]]
     assert second.desired.rejected.keys() == first.desired.rejected.keys() - {SERVICES[0].source}
+
+
+def many(number: int) -> Wanted:
+    """Return so many services of one real server each."""
+    vips = [parse_vip(f"10.64.{one >> 8}.{one & 255}:80") for one in range(number)]
+    services = [Service(f"service-{one}", f"srv:{one}", (vip,)) for one, vip in enumerate(vips)]
+    servers = pools([RealServer(0, parse_address("10.0.0.1"), 80, 1)])
+    return Wanted(services, (), {service.source: servers for service in services}, {}, (), (), complete=True)
+
+
+def test_work_is_in_proportion_to_what_is_published() -> None:
+    """Four times as many services take four times as much work."""
+    few, more = (work(partial(publication, Installed(), many(number))) for number in (100, 400))
+    assert more < 4.4 * few
 
 
 @given(st.lists(ROUND, min_size=1, max_size=6), st.integers(1, 30))
