@@ -185,11 +185,11 @@ class Daemon:
         instance, cgroup = self._instance.name, str(self._plane.cgroup)
         _log.info("started", version=__version__, instance=instance, cgroup=cgroup, services=len(self._services))
         self._warn()
-        self._write_state()
         self._readiness.begin(asyncio.get_running_loop().time())
         early, self._early = self._early or (), None
         for source, outcome in early:
             self._heard(source, outcome)
+        self._write_state()
         self._wakeup.ring()
 
     def _warn(self) -> None:
