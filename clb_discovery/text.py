@@ -26,9 +26,9 @@ def without_passwords(text: str) -> str:
     return _USER_INFO.sub("//***@", text)
 
 
-def some_of(names: Sequence[str], most: int) -> list[str]:
-    """Return the first `most` names, then `and N more` if there are more."""
-    return [*names[:most], f"and {len(names) - most} more"] if len(names) > most else list(names)
+def some_of(named: Sequence[object], most: int) -> list[str]:
+    """Return the texts of the first `most` ones, then `and N more` if there are more."""
+    return [*map(str, named[:most]), *([f"and {len(named) - most} more"] if len(named) > most else [])]
 
 
 def timestamp(moment: datetime | None) -> str | None:

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -187,7 +186,7 @@ class _Queries:
             names, most = self.following[CATALOG].listed, self._options.max_services
             self.following |= catalog.joined(self._services, names, self.following, most)
             unfollowed = catalog.unfollowed(self.following)
-            self.following[CATALOG] = replace(self.following[CATALOG], unfollowed=unfollowed)
+            self.following[CATALOG] = self.following[CATALOG]._replace(unfollowed=unfollowed)
             opting = [one.service for one in self.following.values() if one.from_catalog]
             await self._query({service.source: listed.service(service.name) for service in opting})
 

@@ -75,6 +75,8 @@ class Installed:
     """Rows of `clb_rows` that can be written now."""
     filter: Mapping[int, int] = field(default_factory=dict)
     """The non-zero elements of `clb_filter`, by index."""
+    filtered: bool = field(default=False, compare=False)
+    """Whether the filter is known to let the addresses of all VIPs pass, as it does after a plan."""
     orphans: Mapping[Map, tuple[bytes, ...]] = field(default_factory=dict)
     """Keys of elements that no virtual server refers to."""
     last_generation: int = 0

@@ -39,7 +39,7 @@ def parse_address(text: str) -> Address:
 def format_address(address: Address) -> str:
     """Return the usual text: dotted for IPv4, compressed (RFC 5952) for IPv6."""
     if is_ipv4(address):
-        return str(ipaddress.IPv4Address(address[12:]))
+        return ".".join(map(str, address[12:]))
     return str(ipaddress.IPv6Address(address))
 
 

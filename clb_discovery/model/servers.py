@@ -111,9 +111,9 @@ def pools(servers: Iterable[RealServer]) -> Pools:
     """
     best: dict[Endpoint, RealServer] = {}
     for server in servers:
-        other = best.setdefault(server.endpoint, server)
+        other = best.setdefault(server[1:3], server)  # its endpoint
         if other is not server and (server.priority, -server.weight) < (other.priority, -other.weight):
-            best[server.endpoint] = server
+            best[server[1:3]] = server
     ipv4: list[RealServer] = []
     ipv6: list[RealServer] = []
     for server in sorted(best.values()):

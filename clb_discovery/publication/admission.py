@@ -27,7 +27,7 @@ from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.address import Address
 from clb_discovery.model.servers import Protocol, Unpublished, Vip, VirtualServer
-from clb_discovery.publication.plan import is_installed
+from clb_discovery.publication.plan import Plan, is_installed
 
 SLICE: Final = 2560
 """Real servers written in a round, unless a single virtual server has more."""
@@ -103,18 +103,26 @@ def used(installed: Installed) -> Room:
     return _total(installed.virtual.values())
 
 
+def used_after(plan: Plan, installed: Installed, taken: Room) -> Room:
+    """Return the result of `used` after a plan, from that before it."""
+    before = (installed.virtual.get(vip) for vip in (*plan.changed, *plan.removed))
+    gone = _total(one for one in before if one)
+    return taken.minus(gone).plus(_total(plan.result.virtual[vip] for vip in plan.changed))
+
+
 def admit(
     installed: Installed,
     changes: Sequence[VirtualServer],
     gone: Collection[Vip],
-    configured: Mapping[str, int],
+    configured: Iterable[str],
     taken: Room | None = None,
 ) -> Admitted:
     """Decide which virtual servers fit.
 
     :param changes: virtual servers that differ from what is installed.
     :param gone: installed virtual servers that are not desired.
-    :param configured: position of each source in the configuration; all other sources are of the catalog.
+    :param configured: the sources of the configuration in order, which are needed only if there is not enough room;
+        all other sources are of the catalog.
     :param taken: the result of `used`, if the caller has it already.
     """
     growth = {server.vip: _size(server).minus(_installed_size(installed.virtual.get(server.vip))) for server in changes}
@@ -123,7 +131,8 @@ def admit(
         wanted = wanted.plus(each) if each.servers > 0 or each.virtual > 0 else wanted
     if OF_CATALOG.minus(wanted).lacks(Room(1, 1, 1, 1)) is None and not _may_be_too_long(installed, changes):
         return Admitted(changes, ())
-    return _admit_in_order(installed, _ordered(installed, changes, growth, configured), growth, gone, configured)
+    places = {source: place for place, source in enumerate(dict.fromkeys(configured))}
+    return _admit_in_order(installed, _ordered(installed, changes, growth, places), growth, gone, places)
 
 
 def _admit_in_order(
@@ -244,12 +253,13 @@ def choose(  # noqa: PLR0913 - all inputs of a round
         need = _beside(installed, unit, room)
         longer = _longer(installed, unit)
         too_long = (
-            len(installed.chains.get(chain, ())) + chains[chain] + n > structs.CHAIN for chain, n in longer.items()
+            len(installed.chains.get(chain, ())) + chains[chain] + longer.count(chain) > structs.CHAIN
+            for chain in longer
         )
         if room.lacks(need) or any(too_long):
             cramped.append(unit)
             continue
-        chains += longer
+        chains.update(longer)
         room = room.minus(need)
         spent += unit.cost
         publish |= {server.vip: server for server in unit.publish}
@@ -331,10 +341,10 @@ def _free(installed: Installed, taken: Room) -> Room:
     )
 
 
-def _longer(installed: Installed, unit: _Unit) -> Counter[int]:
-    """Return how many elements each chain gains, while those that it loses are still in it."""
+def _longer(installed: Installed, unit: _Unit) -> list[int]:
+    """Return the chains that gain elements, once for each, while those that they lose are still in them."""
     new = (server.vip for server in unit.publish if server.vip not in installed.virtual)
-    return Counter(chain_of(elements.pack_vip(vip)) for vip in new)
+    return [chain_of(elements.pack_vip(vip)) for vip in new]
 
 
 def _beside(installed: Installed, unit: _Unit, room: Room) -> Room:

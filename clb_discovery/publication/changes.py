@@ -25,8 +25,8 @@ class Changes:
 
 def changes(before: Pool, after: Pool) -> Changes:
     """Compare two pools by the address and port of their members."""
-    old = {server.endpoint: server for server in before}
-    new = {server.endpoint: server for server in after}
+    old = {server[1:3]: server for server in before}  # by endpoint
+    new = {server[1:3]: server for server in after}
     return Changes(
         added=tuple(server for endpoint, server in new.items() if endpoint not in old),
         removed=tuple(server for endpoint, server in old.items() if endpoint not in new),

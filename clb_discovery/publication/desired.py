@@ -169,8 +169,10 @@ def _built(basis: Basis, services: Iterable[Service]) -> _Built:
 def _usable(basis: Basis, source: str, refused: list[Refusal]) -> Pools:
     """Return the real servers of a source that can be used; add the others to the refused ones."""
     known = basis.known.get(source, _NONE)
-    found = ((server, objection(server.address, basis.vips, basis.real_ranges)) for server in known)
-    refused += [Refusal(server, reason) for server, reason in found if reason]
+    for server in known:
+        reason = objection(server.address, basis.vips, basis.real_ranges)
+        if reason:
+            refused.append(Refusal(server, reason))
     if not refused:
         return known
     unusable = {one.value for one in refused}

@@ -97,7 +97,7 @@ def _tiers(parts: Sequence[Part], pools: Sequence[Pool], zoning: Zoning | None) 
     for priorities, members in groups.items():
         units = list(_units(parts, priorities, members))
         found = [one for unit in units for one in _divisions(unit, zoning, lists)]
-        for division in _each_in_lowest(found) if len(units) > 1 else found:
+        for division in _each_in_lowest(found) if zoning is not None and len(units) > 1 else found:
             tiers.setdefault((*priorities, division.tier), []).append(division)
     return tiers
 

@@ -73,7 +73,8 @@ def plan(
         for map_, keys in orphans.items():
             draft.stale[map_] += keys
 
-    wanted = address_filter.elements(frozenset(vip.address for vip in draft.virtual))
+    filtered = draft.virtual if complete or not installed.filtered else draft.changed
+    wanted = address_filter.elements(frozenset(vip.address for vip in filtered))
     either = _either(installed.filter, wanted)
     before = (GracePeriod(),) if draft.indexes.must_wait else ()
     writes = _present(
@@ -97,6 +98,7 @@ def plan(
         free_virtual=joined(draft.places.left(), draft.unlinked),
         free_rows=joined(draft.rows.left(), draft.freed),
         filter=wanted if complete else either,
+        filtered=True,
         orphans={} if complete else orphans,
         last_generation=draft.generation,
         free=free,
@@ -127,9 +129,8 @@ def is_installed(installed: Installed, server: VirtualServer) -> bool:
 
 def _either(one: Mapping[int, int], other: Mapping[int, int]) -> Mapping[int, int]:
     """Return the elements of a filter that lets pass every address that one of these lets pass."""
-    if one == other:
-        return one
-    return {index: one.get(index, 0) | other.get(index, 0) for index in one.keys() | other.keys()}
+    lacking = {index: bits | one.get(index, 0) for index, bits in other.items() if bits & ~one.get(index, 0)}
+    return {**one, **lacking} if lacking else one
 
 
 def _filter_changes(before: Mapping[int, int], after: Mapping[int, int]) -> dict[bytes, bytes]:

@@ -6,6 +6,7 @@ Everything is rebuilt each time. From a previous publication that was carried ou
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from clb_discovery.layout.installed import Installed, holders
@@ -14,7 +15,7 @@ from clb_discovery.model.answer import Claim
 from clb_discovery.model.servers import Pools, Unpublished, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.zones import NO_FACTS, ZoneFacts
-from clb_discovery.publication.admission import admit, choose, used
+from clb_discovery.publication.admission import Room, admit, choose, used, used_after
 from clb_discovery.publication.claims import Resolved, resolve
 from clb_discovery.publication.desired import Desired, desired
 from clb_discovery.publication.plan import Plan, is_installed, plan
@@ -53,6 +54,8 @@ class Publication(NamedTuple):
     waited; 0 if further rounds do not help."""
     goes_on: bool
     """Whether another round can publish more of them."""
+    taken: Room
+    """The elements of all virtual servers after this plan."""
 
     def pending(self) -> frozenset[str]:
         """Return the names of pools of which another round can publish more."""
@@ -89,11 +92,10 @@ def publication(
         gone = list(installed.virtual.keys() - looked_at.keys()) if wanted.complete else []
     changes = [server for server in looked_at.values() if not is_installed(installed, server)]
     late = {server.vip: 0 for server in changes if aside and aside.get(server.vip) == server}
-    configured = {server.source: -1 for server in wanted.own.values()}
-    configured |= {service.source: place for place, service in enumerate(wanted.configured)}
-    taken = used(installed)
+    configured = chain((one.source for one in wanted.own.values()), (one.source for one in wanted.configured))
+    taken = before.taken if before and before.plan.result is installed else used(installed)
     admitted = admit(installed, [server for server in changes if server.vip not in late], gone, configured, taken)
-    without_room = {*late, *(one.vip for one in admitted.refused)} - installed.virtual.keys()
+    without_room = [vip for vip in (*late, *(one.vip for one in admitted.refused)) if vip not in installed.virtual]
     kept = _kept(installed, gone, [looked_at[vip] for vip in without_room])
     chosen = choose(installed, admitted.changes, [vip for vip in gone if vip not in kept], waited, taken, budget=budget)
     # After a complete plan, and if nothing is withdrawn, a plan of the changes alone is enough.
@@ -104,7 +106,8 @@ def publication(
     late |= dict.fromkeys((*kept, *(one.vip for one in unpublished)), 0)
     collects = whole and bool(installed.orphans)  # which also makes room
     more = bool(chosen.left) or (bool(chosen.cramped) and collects)
-    return Publication(resolved, state, steps, wanted, unpublished, {**late, **chosen.left}, more)
+    left = {**late, **chosen.left}
+    return Publication(resolved, state, steps, wanted, unpublished, left, more, used_after(steps, installed, taken))
 
 
 def _kept(installed: Installed, gone: Collection[Vip], without_room: Sequence[VirtualServer]) -> frozenset[Vip]:

@@ -85,6 +85,8 @@ class Announcer:
     def _held(self, before: ServiceState, now: ServiceState) -> None:
         """Report which members are held when that begins, and whether each went or came back when it ends."""
         source, was, absent = now.source, before.guarded.absent, now.guarded.absent
+        if absent == was:
+            return
         names = _endpoint_names(absent.keys() - was.keys())
         if names and self._is_new("removal held", source, *names):
             (removed, of), seconds = now.guarded.withheld, now.policy.hold
@@ -155,8 +157,8 @@ class Announcer:
                 vip=str(vip),
                 service=new.label.service if new.label else None,
                 change=str(difference),
-                added=_names(difference.added),
-                removed=_names(difference.removed),
+                added=some_of(difference.added, _SHOWN),
+                removed=some_of(difference.removed, _SHOWN),
                 changed=some_of([_change(was, now) for was, now in difference.changed], _SHOWN),
                 settings=[f"{name} {was} -> {now}" for name, (was, now) in settings.items()],
                 servers=len(new.pool or ()),
@@ -225,10 +227,6 @@ class Announcer:
             if service not in self._nameless:
                 _log.warning("no host name for a service", service=service, reason="use letters, digits and hyphens")
         self._nameless = frozenset(services)
-
-
-def _names(servers: Sequence[RealServer]) -> list[str]:
-    return some_of([str(server) for server in servers], _SHOWN)
 
 
 def _endpoint_names(endpoints: Collection[Endpoint]) -> list[str]:

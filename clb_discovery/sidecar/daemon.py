@@ -98,12 +98,14 @@ class Daemon:
         :raises ClbError: when starting fails; with `once` also when a source does.
         """
         gc.set_threshold(YOUNG)
+        gc.disable()  # until the first pass of the main loop: what a start makes stays
         loop = asyncio.get_running_loop()
         loop.set_default_executor(_threads())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._wakeup.stop)
         loop.add_signal_handler(signal.SIGHUP, self._wakeup.reload)
         async with AsyncExitStack() as stack:
+            stack.callback(gc.enable)
             stack.enter_context(self._instance.locked(loads=self._plane.loads))
             stack.push_async_callback(lambda: self._watches.end())  # noqa: PLW0108 - those of that moment
             options = self._settings.options
@@ -190,11 +192,11 @@ class Daemon:
         instance, cgroup = self._instance.name, str(self._plane.cgroup)
         _log.info("started", version=__version__, instance=instance, cgroup=cgroup, services=len(self._services))
         self._warn()
-        self._write_state()
         self._readiness.begin(asyncio.get_running_loop().time())
         early, self._early = self._early or (), None
         for source, outcome in early:
             self._heard(source, outcome)
+        self._write_state()
         self._wakeup.ring()
 
     def _warn(self) -> None:
@@ -221,6 +223,9 @@ class Daemon:
                 if health:
                     await health.look()
             self._service_manager.alive()
+            if not gc.isenabled():
+                gc.freeze()  # no search looks at it again
+                gc.enable()
             if self._settings.options.once:
                 self._finish_once()
 

@@ -71,7 +71,7 @@ def restored(
         askable = [name for name in names if consul_objection(name) is None]
         found |= joined(services, askable, {**followed, **found}, most)
     claims = {**remembered, **claims}
-    return {source: replace(state, opt_in=claims[source]) for source, state in found.items()}
+    return {source: state._replace(opt_in=claims[source]) for source, state in found.items()}
 
 
 def claimed(states: Iterable[ServiceState]) -> list[Service]:

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import ALL_MEMBERS, Endpoint, Pool, Pools, RealServer, Unread, pools
@@ -29,6 +29,7 @@ from clb_discovery.model.service import RemovalPolicy
 Identities = Mapping[Endpoint, str]
 
 _ENDPOINT: Final = attrgetter("address", "port")
+_NOTHING: Final[Mapping[Endpoint, Any]] = MappingProxyType({})  # one for all, because most families have none
 
 
 class Families(NamedTuple):
@@ -42,26 +43,24 @@ NO_SPARE: Final = Families(ipv4=False, ipv6=False)
 _BOTH: Final = Families(ipv4=True, ipv6=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     """The state of the real servers of one address family."""
 
     good: Pool = ()
     """The real servers that count: those of the last answer, and absent ones that stay."""
-    absent: Mapping[Endpoint, float] = field(default_factory=dict)
+    absent: Mapping[Endpoint, float] = _NOTHING
     """The absent ones among them, with the time of the first answer without them."""
-    identities: Identities = field(default_factory=dict)
+    identities: Identities = _NOTHING
     """The known identities of those that count."""
-    unread: Mapping[Endpoint, float] = field(default_factory=dict)
+    unread: Mapping[Endpoint, float] = _NOTHING
     """Members that stay because the last answer could not read them, with the time of the first answer without them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded:
+class Guarded(NamedTuple):
     """The state of one service."""
 
-    ipv4: Family = field(default_factory=Family)
-    ipv6: Family = field(default_factory=Family)
+    ipv4: Family = Family()
+    ipv6: Family = Family()
 
     @property
     def good(self) -> Pools:
@@ -110,7 +109,7 @@ class Guarded:
 
 def seed(servers: Pools, identities: Identities) -> Guarded:
     """Start from the servers that the kernel or the disk holds; identities of other endpoints are ignored."""
-    return Guarded(*(Family(pool, {}, _of(pool, identities)) for pool in (servers.ipv4, servers.ipv6)))
+    return Guarded(*(Family(pool, identities=_of(pool, identities)) for pool in (servers.ipv4, servers.ipv6)))
 
 
 def admit(  # noqa: PLR0913 - all that the state after an answer depends on
@@ -120,20 +119,24 @@ def admit(  # noqa: PLR0913 - all that the state after an answer depends on
     now: float,
     is_usable: Callable[[Endpoint], bool] = lambda _: True,
     *,
-    spare: Families = NO_SPARE,
+    spare: Callable[[], Families] = lambda: NO_SPARE,
 ) -> Guarded:
     """Take a valid answer.
 
     :param now: the time of the answer, which confirms the removals whose clocks have run by then.
     :param is_usable: tells which endpoints may be real servers. Others are passed on, so that `desired` rejects them,
         and count as neither present nor absent: they cannot serve a connect.
-    :param spare: the families in which another part of the pool can serve, so that no removal is held.
+    :param spare: returns the families in which another part of the pool can serve, so that no removal is held. It is
+        called only if the answer lacks a member.
     """
-    stated = _stated_members(answer, is_usable)
     named = pools(answer.servers)
+    families = (state.ipv4, named.ipv4), (state.ipv6, named.ipv6)
+    if not any(_missing(family, pool) for family, pool in families):
+        return Guarded(*(_with_all(family, pool, answer.identities) for family, pool in families))
+    stated, spared = _stated_members(answer, is_usable), spare()
     return Guarded(
-        _admit(state.ipv4, named.ipv4, _Words(answer, stated, is_usable, ipv4=True), policy, now, spare=spare.ipv4),
-        _admit(state.ipv6, named.ipv6, _Words(answer, stated, is_usable, ipv4=False), policy, now, spare=spare.ipv6),
+        _admit(state.ipv4, named.ipv4, _Words(answer, stated, is_usable, ipv4=True), policy, now, spare=spared.ipv4),
+        _admit(state.ipv6, named.ipv6, _Words(answer, stated, is_usable, ipv4=False), policy, now, spare=spared.ipv6),
     )
 
 
@@ -205,10 +208,10 @@ def _preference(unread: Unread) -> tuple[bool, int, int]:
 def _admit(  # noqa: PLR0913 - as `admit`, for one family
     family: Family, named: Pool, words: _Words, policy: RemovalPolicy, now: float, *, spare: bool
 ) -> Family:
-    present, before = _endpoints(named), _endpoints(family.good)
-    missing = before - present
+    missing = _missing(family, named)
     if not missing:
-        return _unless_equal(family, Family(named, {}, _of(named, words.identities)))
+        return _with_all(family, named, words.identities)
+    present, before = _endpoints(named), _endpoints(family.good)
     stated = words.taken_out(missing, family.identities)
     kept = words.unread(missing - stated, family.identities)
     vanished = filter(words.is_usable, missing - kept.keys())
@@ -228,11 +231,21 @@ def _admit(  # noqa: PLR0913 - as `admit`, for one family
         absent |= _running(out, policy, now)
     staying = {*kept, *absent, *unread}
     good = _merged(family, named, kept, staying)
-    identities = _of(named, words.identities)
+    identities = dict(_of(named, words.identities))
     if staying:
         known = {**family.identities, **words.identities}
         identities |= {endpoint: known[endpoint] for endpoint in staying if endpoint in known}
     return _unless_equal(family, Family(good, absent, identities, unread))
+
+
+def _missing(family: Family, named: Pool) -> frozenset[Endpoint]:
+    """Return the members that count and that an answer does not name."""
+    return _endpoints(family.good) - _endpoints(named) if family.good else frozenset()
+
+
+def _with_all(family: Family, named: Pool, identities: Identities) -> Family:
+    """Return the state after an answer that names all members that count."""
+    return _unless_equal(family, Family(named, identities=_of(named, identities)))
 
 
 def _unless_equal(before: Family, now: Family) -> Family:
@@ -292,12 +305,13 @@ def _as_stated(server: RealServer, unread: Unread | None) -> RealServer:
 
 def _without_absent(family: Family) -> Family:
     good = tuple(server for server in family.good if _ENDPOINT(server) not in family.absent)
-    return Family(good, {}, _of(good, family.identities), family.unread)
+    return Family(good, identities=_of(good, family.identities), unread=family.unread)
 
 
-def _of(servers: Pool, identities: Identities) -> dict[Endpoint, str]:
-    endpoints = _endpoints(servers) if identities else frozenset()
-    return {endpoint: identities[endpoint] for endpoint in endpoints if endpoint in identities}
+def _of(servers: Pool, identities: Identities) -> Identities:
+    if not identities:
+        return _NOTHING
+    return {endpoint: identities[endpoint] for endpoint in _endpoints(servers) if endpoint in identities}
 
 
 def _endpoints(servers: Iterable[RealServer]) -> frozenset[Endpoint]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal, rejections
@@ -44,24 +43,16 @@ class Mark(Enum):
     OBJECTED = auto()
     """A part of its answer was not published as it is."""
 
-
-class _Cached:
-    """A place for `cached_property` beside the slots of a data class.
-
-    In one dictionary, so many fields would take 1.5 KiB for each part: Python shares the keys of few only.
-    """
-
-    __slots__ = ("__dict__",)
+    __hash__ = object.__hash__  # the hash of an enumeration is slower
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceState(_Cached):
-    """One part of a service and its source at one moment. Values that follow are computed once, at first use."""
+class _Fields(NamedTuple):
+    """The fields of `ServiceState`. A start replaces thousands of states, and data classes take four times as long."""
 
     service: Service
     place: int = 0
     """The position of the part in the list of the service."""
-    guarded: Guarded = field(default_factory=Guarded)
+    guarded: Guarded = Guarded()
     absent_since: datetime | None = None
     """When the first of the absent members that stay became absent."""
     hastened: bool = False
@@ -102,6 +93,10 @@ class ServiceState(_Cached):
     unusable: bool = False
     """Of a service from a catalog: whether its last answer was unusable, so that another query does not help."""
 
+
+class ServiceState(_Fields):
+    """One part of a service and its source at one moment. Values that are needed often are computed once."""
+
     @property
     def part(self) -> Part:
         """The part of the service."""
@@ -129,7 +124,7 @@ class ServiceState(_Cached):
         """
         last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
         guarded = guard.seed(servers, identities)
-        return replace(self, guarded=guarded, known=True, last_success=last_success, places=places)
+        return self._replace(guarded=guarded, known=True, last_success=last_success, places=places)
 
     def after(
         self,
@@ -138,7 +133,7 @@ class ServiceState(_Cached):
         at: datetime,
         real_ranges: Sequence[Network] = (),
         *,
-        spare: Families = NO_SPARE,
+        spare: Callable[[], Families] = lambda: NO_SPARE,
     ) -> ServiceState:
         """Return the state after an outcome of the source.
 
@@ -147,7 +142,7 @@ class ServiceState(_Cached):
         :param now: seconds on a clock that does not go backwards.
         :param at: the same moment in UTC.
         :param real_ranges: networks of real servers; if empty, all except the loopback.
-        :param spare: the families in which another part of the pool can serve.
+        :param spare: returns the families in which another part of the pool can serve.
         """
         if isinstance(outcome, Answer) and self._is_unreadable(outcome):
             first = str(outcome.left_out[0]) if outcome.left_out else outcome.note or "no address of any can be read"
@@ -156,10 +151,10 @@ class ServiceState(_Cached):
             # A registration that nothing can use must not keep the sidecars of all hosts from being ready.
             unusable = outcome.unusable and self.from_catalog
             answered, errors = self.answered or unusable, self.errors + 1
-            return replace(
-                self, error=outcome.reason, errors=errors, unusable=unusable, answered=answered, hastened=False
+            return self._replace(
+                error=outcome.reason, errors=errors, unusable=unusable, answered=answered, hastened=False
             )
-        state = replace(self, error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False)
+        state = self._replace(error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False)
         if isinstance(outcome, Listing):
             return _with_listing(state, outcome)
         return _with_answer(state, outcome, now, at, real_ranges, spare=spare)
@@ -171,7 +166,7 @@ class ServiceState(_Cached):
 
     def confirmed(self) -> ServiceState:
         """Return the state after all removals that are held, as if the source had confirmed them in time."""
-        return replace(self, guarded=guard.confirmed(self.guarded))
+        return self._replace(guarded=guard.confirmed(self.guarded))
 
     def serves(self, real_ranges: Sequence[Network] = ()) -> Families:
         """Return the families in which the part can serve: it has a usable real server that is not absent."""
@@ -182,7 +177,7 @@ class ServiceState(_Cached):
         guarded = guard.confirmed(self.guarded, spare)
         if guarded == self.guarded:
             return self
-        return replace(self, guarded=guarded, absent_since=self.absent_since if guarded.held else None)
+        return self._replace(guarded=guarded, absent_since=self.absent_since if guarded.held else None)
 
     def usable(self, real_ranges: Sequence[Network]) -> Callable[[Endpoint], bool]:
         """Return a function that tells which endpoints may be real servers."""
@@ -197,7 +192,7 @@ class ServiceState(_Cached):
         :param place: the position of that part.
         """
         if not self.from_catalog:
-            return replace(self, service=service, place=place)
+            return self._replace(service=service, place=place)
         if not self.claims:
             return ServiceState(service, place)  # leaving emptied it, and no answer to this service did
         last_success, errors = self.last_success, self.errors
@@ -212,15 +207,17 @@ class ServiceState(_Cached):
             places=self.places,
         )
 
-    @cached_property
+    @property
     def deadline(self) -> float | None:
         """When to query at once, because the answer may confirm a removal, or None.
 
         A source that fails is queried again anyway, and a hastened query comes back.
         """
-        return None if self.hastened or self.error is not None else self.guarded.deadline(self.policy)
+        if self.hastened or self.error is not None or not self.guarded.held:
+            return None
+        return self.guarded.deadline(self.policy)
 
-    @cached_property
+    @property
     def state(self) -> str:
         """One of `STATES`."""
         if self.error is not None or not self.answered:
@@ -244,13 +241,13 @@ class ServiceState(_Cached):
         }
         return tuple(mark for mark, holds in has.items() if holds)
 
-    @cached_property
+    @property
     def counted(self) -> tuple[object, ...]:
         """The part that has to be published, or kept on disk, when it changes."""
-        families = ((family.good, family.identities) for family in (self.guarded.ipv4, self.guarded.ipv6))
-        return *families, self.answered, self.claims, self.places
+        ipv4, ipv6 = self.guarded
+        return ipv4.good, ipv4.identities, ipv6.good, ipv6.identities, self.answered, self.claims, self.places
 
-    @cached_property
+    @property
     def shown(self) -> tuple[object, ...]:
         """The part that `status` should show soon when it changes."""
         words = self.refused, self.left_out, self.note, self.unfollowed
@@ -336,11 +333,17 @@ def spare(others: Iterable[ServiceState], real_ranges: Sequence[Network]) -> Fam
 def _with_listing(state: ServiceState, listing: Listing) -> ServiceState:
     objections = {name: reason for name in listing.names if (reason := consul_objection(name))}
     refused = [Refusal(f"service {name[:_LONGEST]!r}", reason) for name, reason in sorted(objections.items())]
-    return replace(state, listed=listing.names - objections.keys(), refused=tuple(refused))
+    return state._replace(listed=listing.names - objections.keys(), refused=tuple(refused))
 
 
 def _with_answer(  # noqa: PLR0913 - all that an answer depends on
-    state: ServiceState, answer: Answer, now: float, at: datetime, real_ranges: Sequence[Network], *, spare: Families
+    state: ServiceState,
+    answer: Answer,
+    now: float,
+    at: datetime,
+    real_ranges: Sequence[Network],
+    *,
+    spare: Callable[[], Families],
 ) -> ServiceState:
     opt_in, leaving = state.opt_in, state.leaving
     if state.from_catalog:
@@ -352,8 +355,7 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
         absent_since = None
     elif since != state.guarded.absent_since:
         absent_since = at - timedelta(seconds=now - since)
-    return replace(
-        state,
+    return state._replace(
         guarded=guarded,
         absent_since=absent_since,
         opt_in=opt_in,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
-from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -45,15 +43,6 @@ class Change(NamedTuple):
         return self.before.shown != self.now.shown
 
 
-class _Entry(NamedTuple):
-    state: ServiceState
-    last_good: LastGood | None
-    """The served set, without the time of the answer: the same object for as long as it is equal. None without one."""
-
-
-_STATE: Final[Callable[[_Entry], ServiceState]] = itemgetter(0)
-
-
 class ServiceTable:
     """One `ServiceState` for each part of each service, configured or of a catalog, by the name of its source.
 
@@ -71,7 +60,10 @@ class ServiceTable:
         self._services = services
         self._max_services = max_services
         self._real_ranges = real_ranges
-        self._entries: dict[str, _Entry] = {}
+        self._states: dict[str, ServiceState] = {}
+        self._sets: dict[str, LastGood] = {}
+        """The set of each state of which anything is known, without the time of the answer: the same object for as long
+        as it is equal."""
         self._marked = Counter[Mark]()
         """How many states have each mark. There may be thousands of states, and one change must not look at all."""
         self._composed = _composed(services)
@@ -87,28 +79,27 @@ class ServiceTable:
             self._put(state)
 
     def __iter__(self) -> Iterator[ServiceState]:
-        return map(_STATE, self._entries.values())
+        return iter(self._states.values())
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._states)
 
     @property
     def sources(self) -> Collection[str]:
         """The names of all sources to follow."""
-        return self._entries.keys()
-
-    @property
-    def _states(self) -> Mapping[str, ServiceState]:
-        return {source: entry.state for source, entry in self._entries.items()}
+        return self._states.keys()
 
     def _put(self, state: ServiceState) -> None:
         """Replace the state of a service. No other code does."""
-        entry = self._entries.get(state.source)
-        before = entry.last_good if entry else None
-        if entry:
-            self._count(entry.state, -1)
+        source = state.source
+        if source in self._states:
+            self._count(self._states[source], -1)
         self._count(state, 1)
-        self._entries[state.source] = _Entry(state, _last_good(state, before) if state.known else None)
+        self._states[source] = state
+        if state.known:
+            self._sets[source] = _last_good(state, self._sets.get(source))
+        else:
+            self._sets.pop(source, None)
         self._summary = None
 
     def _count(self, state: ServiceState, by: int) -> None:
@@ -122,22 +113,21 @@ class ServiceTable:
 
         :returns: None if the source is not followed any more.
         """
-        entry = self._entries.get(source)
-        if entry is None:
+        before = self._states.get(source)
+        if before is None:
             return None
-        before = entry.state
         others = self._others(before)
-        self._put(before.after(outcome, now, at, self._real_ranges, spare=spare(others, self._real_ranges)))
+        self._put(before.after(outcome, now, at, self._real_ranges, spare=lambda: spare(others, self._real_ranges)))
         released = tuple(self._release(others))
-        if self._entries[source].state.listed:
+        if self._states[source].listed:
             joined = self._join()
             self._late |= joined if before.answered else set()
-        return Change(before, self._entries[source].state, released)
+        return Change(before, self._states[source], released)
 
     def _others(self, state: ServiceState) -> list[ServiceState]:
         """Return the other parts of the same pools."""
         parts = state.service.parts if len(state.service.parts) > 1 else ()
-        return [self._entries[part.source].state for part in parts if part.source != state.source]
+        return [self._states[part.source] for part in parts if part.source != state.source]
 
     def _release(self, parts: Iterable[ServiceState]) -> Iterator[Change]:
         """End the holds of removals from parts of pools in which another part can serve now."""
@@ -150,29 +140,30 @@ class ServiceTable:
 
     def _join(self) -> set[str]:
         """Follow the services that the catalog lists, as far as there is room; return the sources that are new."""
-        listed = self._entries[CATALOG].state.listed
+        listed = self._states[CATALOG].listed
         joined = catalog.joined(self._services, listed, self._states, self._max_services)
         for state in joined.values():
             self._put(state)
-        self._put(replace(self._entries[CATALOG].state, unfollowed=catalog.unfollowed(self._states)))
+        self._put(self._states[CATALOG]._replace(unfollowed=catalog.unfollowed(self._states)))
         return set(joined)
 
     @property
     def too_many(self) -> str | None:
         """Why services of the catalog are not followed, and how to fix it; None if all are."""
-        listing = self._entries.get(CATALOG)
-        if listing is None or not listing.state.unfollowed:
+        listing = self._states.get(CATALOG)
+        if listing is None or not listing.unfollowed:
             return None
         return f"more opt in than --max-services {self._max_services} allows; raise it, or name them with --service"
 
     def leave(self) -> bool:
         """Leave services that no longer opt in; return whether there was one."""
-        left = catalog.left(self._states) if CATALOG in self._entries else []
+        left = catalog.left(self._states) if CATALOG in self._states else []
         for source in left:
-            self._count(self._entries.pop(source).state, -1)
+            self._count(self._states.pop(source), -1)
+            self._sets.pop(source, None)
             self._summary = None
         self._late -= set(left)
-        if left and self._entries[CATALOG].state.unfollowed:
+        if left and self._states[CATALOG].unfollowed:
             self._late |= self._join()
         return bool(left)
 
@@ -180,7 +171,7 @@ class ServiceTable:
         """Return the sources to query at once, because an answer may confirm a removal: each of them once."""
         due = [state for state in self._with(Mark.DUE_LATER) if state.deadline is not None and now >= state.deadline]
         for state in due:
-            self._put(replace(state, hastened=True))
+            self._put(state._replace(hastened=True))
         return [state.source for state in due]
 
     @property
@@ -196,7 +187,7 @@ class ServiceTable:
         self, services: Sequence[Service], max_services: int = MAX_SERVICES, real_ranges: Sequence[Network] = ()
     ) -> Collection[str]:
         """Go on with these services, and keep the state of those that stay; return the sources that are new."""
-        before, entries = self._states, self._entries
+        before, sets = self._states, self._sets
         self._services, self._max_services, self._real_ranges = services, max_services, real_ranges
         kept = {
             new.source: before[new.source].reconfigured(new.service, new.place) if new.source in before else new
@@ -204,14 +195,13 @@ class ServiceTable:
         }
         staying = [state.service.name for state in before.values() if state.from_catalog]
         for source, state in catalog.joined(services, staying, kept, max_services).items():
-            kept[source] = replace(before[source], service=state.service)
+            kept[source] = before[source]._replace(service=state.service)
         self._late = {source for source in self._late & kept.keys() if kept[source].from_catalog}
-        self._entries, self._marked, self._composed = {}, Counter(), _composed(services)
+        self._states, self._sets, self._marked, self._composed = {}, {}, Counter(), _composed(services)
         self._begun &= kept.keys()
         for source, state in kept.items():
-            if source in entries:
-                self._entries[source] = entries[source]
-                self._count(entries[source].state, 1)
+            if source in sets:
+                self._sets[source] = sets[source]
             self._put(state)
         return kept.keys() - before.keys()
 
@@ -237,7 +227,7 @@ class ServiceTable:
         """
         restored = []
         for source in sources:
-            state, last = self._entries[source].state, stored.get(source)
+            state, last = self._states[source], stored.get(source)
             identities = last.identities if last else {}
             if source in installed or last:
                 self._begun.add(source)
@@ -247,7 +237,7 @@ class ServiceTable:
                 self._put(state.seeded(servers, last.answered if last else None, identities, places))
             elif last:
                 self._put(state.seeded(last.servers, last.answered, identities, places))
-                restored.append(self._entries[source].state)
+                restored.append(self._states[source])
         return restored
 
     def refuse(
@@ -271,13 +261,13 @@ class ServiceTable:
         if not (words or servers or without_room or remarks or self._marked[Mark.OBJECTED]):
             return []
         changes = []
-        for source, (before, _) in self._entries.items():
+        for source, before in self._states.items():
             pool = before.service.source if before.place == 0 else None
             now, lacking = tuple(servers.get(source, ())), tuple(without_room.get(pool, ())) if pool else ()
             remark = remarks.get(pool) if pool else None
             refused = tuple(words.get(source, ())) if before.from_catalog else before.refused
             if (before.rejected, before.unpublished, before.refused, before.remark) != (now, lacking, refused, remark):
-                after = replace(before, rejected=now, unpublished=lacking, refused=refused, remark=remark)
+                after = before._replace(rejected=now, unpublished=lacking, refused=refused, remark=remark)
                 changes.append(Change(before, after))
         for change in changes:
             self._put(change.now)
@@ -292,18 +282,16 @@ class ServiceTable:
         Parts of a pool wait for those with a lower priority: a last resort that is there at once, such as a static one,
         would otherwise have all connects until the first answer.
         """
-        return {
-            source: last_good
-            for source, (state, last_good) in self._entries.items()
-            if last_good and (source in self._begun or not self._waits(state))  # a call for each would take longer
-        }
+        if not self._marked[Mark.UNTRIED]:
+            return dict(self._sets)
+        return {source: last for source, last in self._sets.items() if not self._waits(self._states[source])}
 
     def _waits(self, state: ServiceState) -> bool:
         """Tell whether a part that was never published follows one that has neither servers nor an outcome yet."""
         if state.source in self._begun or len(state.service.parts) == 1:
             return False
         before = (part for part in state.service.parts if part.priority < state.part.priority)
-        return not all(self._entries[part.source].state.is_tried for part in before)
+        return not all(self._states[part.source].is_tried for part in before)
 
     def places(self, known: Mapping[str, LastGood]) -> Mapping[str, Places]:
         """Return the places of the members of each of these sources; nothing if no service follows zones."""
@@ -332,7 +320,7 @@ class ServiceTable:
         """The last published set of each source, with the time of its last answer."""
         return {
             source: self.applied[source]._replace(answered=state.answered_at)
-            for source, (state, _) in self._entries.items()
+            for source, state in self._states.items()
             if source in self.applied
         }
 
@@ -347,13 +335,13 @@ class ServiceTable:
 
         One part of a service is enough.
         """
-        served = self._entries.keys() <= self.applied.keys()
+        served = self._states.keys() <= self.applied.keys()
         return served or self._all(lambda state: state.source in self.applied or state.useless)
 
     @property
     def is_complete(self) -> bool:
         """Whether every service has had an answer since the start, so that a virtual server without one can go."""
-        complete = not self._marked[Mark.UNANSWERED] and self._entries.keys() <= self._begun
+        complete = not self._marked[Mark.UNANSWERED] and self._begun.issuperset(self._states)
         return complete or self._all(lambda state: state.answered and not self._waits(state))
 
     def _all(self, holds: Callable[[ServiceState], bool]) -> bool:

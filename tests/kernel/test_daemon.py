@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
 from pathlib import Path
@@ -78,6 +79,27 @@ async def test_bug_of_the_first_test_connect_is_logged(
                 await asyncio.sleep(0.02)
     (found,) = (line for line in lines if line["event"] == "programs are not in effect")
     assert found["reason"].startswith("internal error: KeyError('test') at ")
+
+
+class Looking(Told):
+    """A source that sees whether Python searches for garbage when it answers first."""
+
+    searched: bool | None = None
+
+    async def next(self) -> Answer:
+        """Return the next answer."""
+        self.searched = gc.isenabled() if self.searched is None else self.searched
+        return await super().next()
+
+
+async def test_garbage_is_searched_for_after_the_start(instance: str, cgroup: Path) -> None:
+    """A start with thousands of services makes objects that stay; once they are published, there may be garbage."""
+    source = Looking(Answer(real_servers(1)))
+    async with running_daemon(instance, cgroup, source), asyncio.timeout(patient(20)):
+        while source.searched is None or not gc.isenabled():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.02)
+        assert generations(instance)
+    assert not source.searched
 
 
 def test_status_of_nothing(new_instance: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 from hypothesis import given
@@ -13,9 +14,11 @@ from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.servers import Algorithm, Pools, RealServer, pools
 from clb_discovery.model.service import Service
+from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from tests.support.simulator import EMPTY, apply, read
 from tests.support.strategies import FEW_VIPS, few_real_servers
+from tests.support.work import work
 
 Known = dict[str, Pools]
 
@@ -93,6 +96,30 @@ def test_only_what_has_changed_is_rebuilt() -> None:
     rebuilt = [vip for vip, server in second.desired.virtual.items() if server is not first.desired.virtual[vip]]
     assert rebuilt == [FEW_VIPS[0]]
     assert second.desired.rejected.keys() == first.desired.rejected.keys() - {SERVICES[0].source}
+
+
+def many(number: int) -> tuple[Wanted, Wanted]:
+    """Return so many services of one real server each, before and after a change of one of them."""
+    vips = [parse_vip(f"10.64.{one >> 8}.{one & 255}:80") for one in range(number)]
+    services = [Service(f"service-{one}", f"srv:{one}", (vip,)) for one, vip in enumerate(vips)]
+    some, others = (pools([RealServer(0, parse_address("10.0.0.1"), port, 1)]) for port in (80, 81))
+    known = {service.source: some for service in services}
+    before, after = (
+        Wanted(services, (), one, {}, (), (), complete=True) for one in (known, {**known, "srv:0": others})
+    )
+    return before, after
+
+
+def test_work_is_in_proportion_to_what_is_published() -> None:
+    """Four times as many services take four times as much work, and a change of one as much as among few others."""
+    first, change = [], []
+    for number in (100, 400):
+        before, after = many(number)
+        found = publication(Installed(), before)
+        first.append(work(partial(publication, Installed(), before)))
+        change.append(work(partial(publication, found.plan.result, after, found)))
+    assert first[1] < 4.4 * first[0]
+    assert change[1] < 1.1 * change[0]
 
 
 @given(st.lists(ROUND, min_size=1, max_size=6), st.integers(1, 30))

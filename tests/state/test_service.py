@@ -149,7 +149,7 @@ def test_source_is_due_once() -> None:
     one = heard(one, Answer(SERVERS), 0)
     one = heard(one, Answer(()), 1)
     assert one.deadline == 31
-    one = replace(one, hastened=True)
+    one = one._replace(hastened=True)
     assert one.deadline is None
     one = heard(one, Failure("refused"), 32)
     assert (one.deadline, one.hastened) == (None, False)
@@ -297,15 +297,15 @@ def test_refusals_are_in_the_reason() -> None:
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
     rejected = tuple(Refusal(server, "it is a VIP; go away") for server in SERVERS)
-    one = replace(one, rejected=rejected)
+    one = one._replace(rejected=rejected)
     assert shown(one)[0] == "fresh"
-    one = replace(one, refused=(Refusal("VIP 10.64.0.1:80", "belongs to consul:a; register another one"),) * 2)
+    one = one._replace(refused=(Refusal("VIP 10.64.0.1:80", "belongs to consul:a; register another one"),) * 2)
     clash, servers = str(one.refused[0]), "10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80"
     reason = f"{clash}; {clash}; real servers {servers} rejected: it is a VIP; go away"
     assert shown(one) == ("held", False, reason)
     many = [Refusal(RealServer(0, SERVERS[0].address, port, 1), "no") for port in range(1, 9)]
     each = [Refusal(RealServer(0, SERVERS[0].address, port, 1), f"no {port}") for port in range(9, 19)]
-    reason = shown(replace(one, refused=(), rejected=(*many, *each)))[2] or ""
+    reason = shown(one._replace(refused=(), rejected=(*many, *each)))[2] or ""
     assert reason.startswith(
         "real servers 10.0.0.1:1, 10.0.0.1:2, 10.0.0.1:3, 10.0.0.1:4, and 4 more rejected: no; real "
     )

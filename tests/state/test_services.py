@@ -16,6 +16,7 @@ from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.model.zones import Places, ZoneRule
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.services import Change, ServiceTable
+from tests.support.work import work
 
 SERVERS: Final = tuple(RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in range(1, 4))
 AT: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -46,6 +47,22 @@ def test_equal_content_is_no_news() -> None:
     assert news(found.hear("srv:web", Answer(SERVERS), 2, AT)) == CONTENT
     for answer in (SERVERS, SERVERS[::-1]):
         assert news(found.hear("srv:web", Answer(answer), 3, AT)) == NOTHING
+
+
+def test_an_answer_takes_as_much_work_among_many_services_as_among_few() -> None:
+    """To hear it and to find what is known then does not grow with the others."""
+    found = []
+    for number in (10, 400):
+        table = knowledge(*(f"srv:{one}" for one in range(number)))
+        for source in table.sources:
+            table.hear(source, Answer(SERVERS), 0, AT)
+        table.apply(table.known, ())
+
+        def answer(table: ServiceTable = table) -> object:
+            return news(table.hear("srv:0", Answer(SERVERS[:2]), 1, AT)), table.known, table.is_complete, table.is_tried
+
+        found.append(work(answer))
+    assert found[1] < 1.1 * found[0]
 
 
 def test_first_answer_is_news_though_it_says_what_was_known() -> None:

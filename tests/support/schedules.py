@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -173,7 +172,7 @@ class Replica:
         self.now += seconds
         deadline = self._following.deadline
         if deadline is not None and self.now >= deadline:
-            self._following = replace(self._following, hastened=True)
+            self._following = self._following._replace(hastened=True)
             self._source.hasten()
 
     @property
