@@ -164,10 +164,10 @@ def test_a_suspect_is_probed_and_the_programs_are_told() -> None:
             assert world.failed == [*world.installed.virtual[VIP].servers]
             first = world.said[1]
             await until(lambda: world.said[1].decided_at > first.decided_at)
-            assert world.changes_told == 1
+            await until(lambda: world.changes_told == 1)
             server.accept()
             await until(lambda: world.said[1].out_until == 0)
-            assert world.changes_told == 2
+            await until(lambda: world.changes_told == 2)
 
         lines = world.run(story)
     told = [line["event"] for line in lines if line["log_level"] != "debug"]
