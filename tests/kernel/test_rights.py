@@ -138,7 +138,7 @@ def test_servers_are_checked_and_probed_as_the_units_run_it(
             if not check.startswith("https"):  # else no server passes
                 servers[0].stop()
             if check == "off":
-                dial(cgroup, VIP, 80, 20)
+                dial(cgroup, VIP, 80, 200)  # it has the least weight
             found.wait_for(lambda: "server ejected" in found.events(), "it is ejected")
             if not check.startswith("https"):
                 servers[0].start()
