@@ -144,15 +144,17 @@ class Announcer:
 
     def published(self, before: Installed, carried_out: Plan) -> None:
         """Report the pools that changed."""
+        log = _log.bind()
         for vip in carried_out.changed:
             old, new = before.virtual.get(vip), carried_out.result.virtual[vip]
-            if new.label and is_own(new.label.source):
-                continue
             pool = (old.pool if old else None) or ()
+            level = logging.WARNING if pool and not new.pool else logging.INFO  # from now on every connect is refused
+            if (new.label and is_own(new.label.source)) or not log.is_enabled_for(level):
+                continue
             difference = changes(pool, new.pool or ())
             settings = setting_changes(old, new)
-            _log.log(
-                logging.WARNING if pool and not new.pool else logging.INFO,  # from now on every connect is refused
+            log.log(
+                level,
                 "pool published",
                 vip=str(vip),
                 service=new.label.service if new.label else None,

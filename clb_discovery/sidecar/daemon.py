@@ -339,9 +339,10 @@ class Daemon:
             self._announcer.heard(one.before, one.now)
         if source == CATALOG:
             self._announcer.trouble("services not followed", self._services.too_many)
-        _log.debug("outcome heard", source=source, counts=change.counts, shows=change.shows)
-        self._changed |= change.counts
-        if change.counts or change.shows:
+        counts, shows = change.counts, change.shows
+        _log.debug("outcome heard", source=source, counts=counts, shows=shows)
+        self._changed |= counts
+        if counts or shows:
             self._wakeup.ring()
 
     async def _reload(self, publisher: Publisher) -> None:
