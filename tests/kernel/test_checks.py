@@ -23,6 +23,8 @@ from tests.support.web_servers import WebServer, web_servers
 
 instance = loaded_instance
 
+RARE: Final = 'check = "http://web.example/health"\ncheck-interval = "1h"\nfall = 1\nrise = 1\n'
+"""A check that comes once in a test, unless something hurries it."""
 VIP: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"
 INTERVAL, TIMEOUT, RISE, FALL = 0.3, 0.2, 2, 3
@@ -295,22 +297,20 @@ def test_a_server_that_fails_connects_and_checks_has_one_line_each_way(
 
 def test_a_failed_connect_hurries_the_check(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
     """The server is checked at once, and not an interval later."""
-    rare = 'check = "http://web.example/health"\ncheck-interval = "1h"\nfall = 1\nrise = 1\n'
     with web_servers(*["127.0.0.1"] * 3) as servers:
-        config.write_text(service(servers, more=rare))
+        config.write_text(service(servers, more=RARE))
         with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
             servers[0].stop()
             dial(cgroup, VIP, 80, 30)
             found.wait_for(lambda: failing(instance) == {servers[0].name}, "it was checked")
 
 
-def test_a_failed_connect_hurries_the_checks_of_those_that_are_down(
+def test_a_server_that_is_ejected_and_fails_its_check_is_recalled(
     cgroup: Path, instance: str, directory: Path, config: Path
 ) -> None:
-    """The last one in use fails when another one is back: that is found out now, and not an interval later."""
-    rare = 'check = "http://web.example/health"\ncheck-interval = "1h"\nfall = 1\nrise = 1\nsuspicion = false\n'
+    """The last one in use fails when it is back: a connect finds that out, long before its next check."""
     with web_servers(*["127.0.0.1"] * 2) as servers:
-        config.write_text(service(servers, more=rare))
+        config.write_text(service(servers, more=RARE + "suspicion = false\n"))
         with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
             servers[0].stop()
             dial(cgroup, VIP, 80, 30)
