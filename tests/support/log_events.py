@@ -63,7 +63,7 @@ def _found(call: ast.Call) -> Iterator[Logged]:
     name = names[0].removeprefix("_")
     if name in LEVELS and "log" in ast.unparse(function):
         yield Logged(texts[0], name, fields)
-    elif name == "log" and "_log" in ast.unparse(function):
+    elif name == "log":
         yield Logged(texts[0], "info or warning", fields)
     elif name in {"trouble", "trying"}:
         yield Logged(texts[0], "error", TROUBLE)
