@@ -24,12 +24,10 @@ from uuid import uuid4
 from benchmarks import results
 from benchmarks.process import memory
 from benchmarks.synthetic import vip
-from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.demo.private_network import enter_private_network
-from clb_discovery.layout.structs import Map
 from tests.support.cgroups import made_cgroup
-from tests.support.dataplane import wipe
+from tests.support.dataplane import memory_of_maps, wipe
 from tests.support.systemd import ServiceManager, service_manager
 from tests.support.virtual import generation_of
 
@@ -110,13 +108,7 @@ class Sidecar:
 
     def maps(self) -> float:
         """Return the memory of the maps, in MiB."""
-        total = 0
-        for map_ in Map:
-            fd = bpf.open_pin(self._pins.map(map_))
-            lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
-            os.close(fd)
-            total += next(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
-        return total / 2**20
+        return memory_of_maps(self._pins) / 2**20
 
     def change(self, number: int) -> float:
         """Change a service; return after how many milliseconds the change is in the kernel."""

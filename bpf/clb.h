@@ -77,7 +77,7 @@
 
 #define CLB_MAX_VIRTUAL_SERVERS 65536 /* virtual servers; old and new elements exist side by side for a short time */
 #define CLB_VIRTUAL 81920             /* elements of clb_virtual; no link leads to element 0 */
-#define CLB_MAX_ROWS 262144           /* elements of clb_overflow */
+#define CLB_MAX_ROWS 131072           /* rows; elements of clb_overflow, where all of them have room */
 #define CLB_ROW 8                     /* slots of a row, a power of two: one look-up is enough for most pools */
 #define CLB_MAX_SERVERS 262144        /* elements of clb_servers, the refusals of all virtual servers among them */
 #define CLB_BUCKET 4                  /* places of a bucket, a power of two */
@@ -257,7 +257,7 @@ struct clb_server {
 struct clb_steering {
 	__u64 decided_at; /* nanoseconds of CLOCK_MONOTONIC; 0: nothing is known */
 	__u64 out_until;  /* likewise; 0: it takes connects */
-	__u64 room[2];
+	__u32 room[2];    /* for the end of a slow start, and a limit of connections */
 };
 
 /* A real server goes out of service, comes back, or fails and cannot be spared. */
@@ -369,7 +369,7 @@ _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
 _Static_assert(sizeof(struct clb_slot) == 56, "clb_slot");
 _Static_assert(sizeof(struct clb_row) == 456, "clb_row");
 _Static_assert(sizeof(struct clb_server) == 64, "clb_server");
-_Static_assert(sizeof(struct clb_steering) == 32, "clb_steering");
+_Static_assert(sizeof(struct clb_steering) == 24, "clb_steering");
 _Static_assert(sizeof(struct clb_change) == 24, "clb_change");
 _Static_assert(sizeof(struct clb_bucket) == 64, "clb_bucket");
 _Static_assert(sizeof(struct clb_socket) == 80, "clb_socket");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The maps; clb.h describes their elements. Everything that a connect reads or writes is in arrays, where a look-up is a
- * few instructions and never a call: 16 MiB of servers, 8 MiB to steer them, 9 MiB of virtual servers with their links,
+ * few instructions and never a call: 16 MiB of servers, 6 MiB to steer them, 8 MiB of virtual servers with their links,
  * 7 MiB of rows, 6 MiB of records. Elements of hashes are allocated on demand. */
 #ifndef CLB_MAPS_H
 #define CLB_MAPS_H

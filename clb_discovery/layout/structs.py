@@ -13,7 +13,7 @@ LAYOUT: Final = 2
 MAX_VIRTUAL_SERVERS: Final = 65536
 VIRTUAL_ELEMENTS: Final = 81920
 ROWS: Final = 16384
-MAX_ROWS: Final = 262144
+MAX_ROWS: Final = 131072
 ROW_SLOTS: Final = 8
 MAX_SERVERS: Final = 262144
 BUCKET_PLACES: Final = 4
@@ -154,7 +154,7 @@ SERVER: Final = Record(
     ("suspect", "B"),
     ("lock", "4x"),
 )
-STEERING: Final = Record("clb_steering", ("decided_at", "Q"), ("out_until", "Q"), ("room", "16x"))
+STEERING: Final = Record("clb_steering", ("decided_at", "Q"), ("out_until", "Q"), ("room", "8x"))
 CHANGE: Final = Record(
     "clb_change",
     ("time", "Q"),

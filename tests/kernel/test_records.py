@@ -15,6 +15,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets.records import Placed, placed_records
 from clb_discovery.layout import structs
 from clb_discovery.model.servers import PassiveHealth
+from tests.support.dataplane import memory_of_maps
 from tests.support.listeners import listening
 from tests.support.moody import moody_servers
 from tests.support.plane import NO_TRACKING, VIP4, Plane, target_of, virtual_server
@@ -76,6 +77,12 @@ def test_room_is_chosen_at_load(instance: str, cgroup: Path) -> None:
         assert clb("unload", "--instance", instance).returncode == 0
         assert clb("load", "--instance", instance, "--cgroup", cgroup).returncode == 0
         assert pinned_sizes(pins) == Sizes()
+
+
+def test_idle_memory_is_bounded(instance: str, cgroup: Path) -> None:
+    """With the default room, all maps take at most 48 MiB before anything is published."""
+    assert clb("load", "--instance", instance, "--cgroup", cgroup).returncode == 0
+    assert memory_of_maps(Pins(instance)) <= 48 * 2**20
 
 
 def test_what_exceeds_the_room_is_served_too(instance: str, cgroup: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_server_in_bytes() -> None:
 
 def test_what_the_sidecar_says_of_a_server_in_bytes() -> None:
     """Two times, then room."""
-    packed = host(8, 9, 8) + bytes(16)
+    packed = host(8, 9, 8) + bytes(8)
     assert elements.pack_steering(Steering(decided_at=9, out_until=8)) == packed
     assert elements.unpack_steering(packed) == Steering(decided_at=9, out_until=8)
 

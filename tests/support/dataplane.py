@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clb_discovery.datapath import probe
+from clb_discovery.datapath import bpf, probe
 from clb_discovery.datapath.instance import RUN, Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.layout.elements import Info
 from clb_discovery.layout.installed import Installed
-from clb_discovery.layout.structs import FEATURE_ERRNO
+from clb_discovery.layout.structs import FEATURE_ERRNO, Map
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, RealServer, Vip, VirtualServer
@@ -29,6 +30,17 @@ def wipe(instance: str) -> None:
     """Remove everything of an instance, including its lock file, which no process may hold."""
     loader.unload(Pins(instance))
     shutil.rmtree(RUN / instance, ignore_errors=True)
+
+
+def memory_of_maps(pins: Pins) -> int:
+    """Return how many bytes the pinned maps take, by the kernel's own account."""
+    total = 0
+    for map_ in Map:
+        fd = bpf.open_pin(pins.map(map_), read_only=True)
+        lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+        os.close(fd)
+        total += next(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
+    return total
 
 
 def publish(instance: str, pools: Mapping[str, Sequence[str]]) -> None:
