@@ -145,6 +145,7 @@ class Daemon:
         Otherwise a restart would divide pools in another way for a moment.
         """
         if self._services.zoned:
+            self._write_state()  # this can take seconds
             await self._zone.first()
             if health:
                 await health.look()
@@ -196,7 +197,6 @@ class Daemon:
         early, self._early = self._early or (), None
         for source, outcome in early:
             self._heard(source, outcome)
-        self._write_state()
         self._wakeup.ring()
 
     def _warn(self) -> None:

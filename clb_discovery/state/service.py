@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from functools import cached_property
+from itertools import compress
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.model.address import Network
@@ -102,10 +103,10 @@ class ServiceState(_Fields):
         """The part of the service."""
         return self.service.parts[self.place]
 
-    @cached_property
+    @property
     def source(self) -> str:
         """The name of the source."""
-        return self.part.source
+        return self.service.parts[self.place].source
 
     @property
     def policy(self) -> RemovalPolicy:
@@ -239,7 +240,7 @@ class ServiceState(_Fields):
             Mark.UNPUBLISHED: self.unpublished,
             Mark.OBJECTED: self.rejected or self.unpublished or self.refused or self.remark,
         }
-        return tuple(mark for mark, holds in has.items() if holds)
+        return tuple(compress(has, has.values()))
 
     @property
     def counted(self) -> tuple[object, ...]:
@@ -292,7 +293,8 @@ class ServiceState(_Fields):
         if self.unpublished:
             reasons.append(f"{len(self.unpublished)} virtual servers are not published: {self.unpublished[0].reason}")
         reasons += [remark for remark in (self.remark, self.note) if remark]
-        reasons += some_of([*map(str, self.refused), *rejections(self.rejected), *map(str, self.left_out)], _SHOWN)
+        if self.refused or self.rejected or self.left_out:
+            reasons += some_of([*map(str, self.refused), *rejections(self.rejected), *map(str, self.left_out)], _SHOWN)
         return "; ".join(reasons) or None
 
     @property
