@@ -49,9 +49,9 @@ class Runner:
         self._schedule.follow(targets, asyncio.get_running_loop().time())
         self._changed.set()
 
-    def hurry(self, target: Target) -> None:
-        """Check this one now, if it is followed; at most once in its interval."""
-        if self._schedule.hurry(target, asyncio.get_running_loop().time()):
+    def hurry(self, target: Target, pause: float) -> None:
+        """Check this one now, if it is followed and was not hurried less than `pause` seconds ago."""
+        if self._schedule.hurry(target, asyncio.get_running_loop().time(), pause):
             self._changed.set()
 
     async def run(self) -> None:

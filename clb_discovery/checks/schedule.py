@@ -22,7 +22,7 @@ class Schedule:
         self._due: dict[Target, float] = {}  # of each target; of one that runs, when it was due
         self._waiting: list[tuple[float, int, Target]] = []  # a heap; entries that `_due` contradicts are void
         self._running: set[Target] = set()
-        self._calm: dict[Target, float] = {}  # of those that were hurried, until when they are not again
+        self._hurried: dict[Target, float] = {}  # when, of those that were
         self._number = 0  # breaks ties in the heap, in the order of entry
 
     def follow(self, targets: Collection[Target], now: float) -> None:
@@ -32,19 +32,26 @@ class Schedule:
         for target in targets:
             if target not in self._due:
                 self._put(target, now + self._jitter() * target.check.interval)
-        self._calm = {target: until for target, until in self._calm.items() if until > now and target in self._due}
+        self._hurried = {
+            target: at
+            for target, at in self._hurried.items()
+            if now < at + target.check.interval and target in self._due
+        }
         if len(self._waiting) > 2 * len(self._due):
             self._waiting = [entry for entry in self._waiting if self._holds(entry)]
             heapify(self._waiting)
 
-    def hurry(self, target: Target, now: float) -> bool:
-        """Let a check be due now, unless it runs; at most once in its interval, so it comes twice as often at most.
+    def hurry(self, target: Target, now: float, pause: float) -> bool:
+        """Let a check be due now, unless it runs, or was hurried less than this pause ago.
 
+        :param pause: in seconds; the interval of the check at most.
         :returns: whether it is due now because of this call.
         """
-        if target in self._running or self._due.get(target, now) <= now or self._calm.get(target, now) > now:
+        if target in self._running or self._due.get(target, now) <= now:
             return False
-        self._calm[target] = now + target.check.interval
+        if target in self._hurried and now < self._hurried[target] + pause:
+            return False
+        self._hurried[target] = now
         self._put(target, now)
         return True
 

@@ -81,6 +81,8 @@ class _Record:
     """When the last result came."""
     verdict: Verdict = Verdict(0, 0)  # noqa: RUF009 - immutable
     """The last lease."""
+    needed: bool = False
+    """Whether it is down, and one passed check is enough to bring it back: the next one."""
 
 
 class CheckTable:
@@ -130,8 +132,10 @@ class CheckTable:
         if record is None:
             return False
         was_up = record.health.up
-        record.health = record.health.after(result, target.check)
+        check = replace(target.check, rise=1) if record.needed else target.check
+        record.health = record.health.after(result, check)
         if result.passed is not None:
+            record.needed = False
             if was_up and not record.health.up:
                 record.since = now
             pause = _pause(target, now - record.heard_at if record.heard_at else 0)
@@ -166,10 +170,30 @@ class CheckTable:
         These are its own, and those of members that are down in the same virtual servers: they may be back, and needed.
         """
         own = self._targets.get(key)
-        if own is None:
-            return set()
+        return {own, *self._down_beside(own)} if own else set()
+
+    def need(self, key: bytes) -> bool:
+        """Let one passed check be enough, because a packed member fails connects and stays in service.
+
+        That is for members that are down in the same virtual servers: a passed one that waits for another is better
+        than one that fails. A last check that has passed is enough as well.
+
+        :returns: whether there is something to decide.
+        """
+        own = self._targets.get(key)
+        for target in self._down_beside(own) if own else ():
+            record = self._records[target]
+            if record.health.against:
+                record.health = Health()
+                self._dirty.update(self._users[target])
+            else:
+                record.needed = True
+        return bool(self._dirty)
+
+    def _down_beside(self, own: Target) -> set[Target]:
+        """Return the targets that are down in the virtual servers of this one, itself among them."""
         beside = {member.target for vip in self._users[own] for member in _members(self._pools[vip])}
-        return {own, *(target for target in beside if not self._records[target].health.up)}
+        return {target for target in beside if not self._records[target].health.up}
 
     def failing(self) -> dict[Vip, dict[bytes, str]]:
         """Return the members of each checked virtual server that are down, each with the reason."""

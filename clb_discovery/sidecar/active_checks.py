@@ -38,6 +38,7 @@ from clb_discovery.stderr import internal_error
 
 _GATHER: Final = 0.02  # seconds between two batches
 _AFTER_FAULT: Final = 5.0  # seconds until a task goes on after a bug
+_RECALL_PAUSE: Final = 1.0  # seconds between two checks of a server that is needed
 
 _log = structlog.stdlib.get_logger()
 
@@ -97,10 +98,19 @@ class ActiveChecks:
         self._unchecked = {target: why for target, why in self._unchecked.items() if target in targets}
         self._work.set()
 
-    def hurry(self, member: bytes) -> None:
-        """Check a packed member now, if it has a check, because a connect to it has failed; and those that are down."""
+    def hurry(self, member: bytes, *, needed: bool) -> None:
+        """Check a packed member now, if it has a check, because a connect to it has failed; and those that are down.
+
+        Each is hurried once in its interval, so that it is checked twice as often at most.
+
+        :param needed: whether it stays in service because too many others are out. Then those that are down are checked
+            up to once a second, and one passed check brings each back.
+        """
+        if needed and self._table.need(member):
+            self._work.set()
         for target in self._table.urgent(member):
-            self._runner.hurry(target)
+            interval = target.check.interval
+            self._runner.hurry(target, min(interval, _RECALL_PAUSE) if needed else interval)
 
     @property
     def failing(self) -> Collection[bytes]:

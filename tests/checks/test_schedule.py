@@ -129,10 +129,10 @@ def test_a_hurried_check_is_due_at_once_and_at_most_once_in_an_interval(jitter: 
     (target,), one, now, hurried = targets(1), schedule(jitter=jitter), 100.0, list[float]()
     one.follow([target], now)
     for pause in pauses:
-        if one.hurry(target, now):
+        if one.hurry(target, now, 2):
             hurried.append(now)
             assert one.take(now) == [target]
-            assert not one.hurry(target, now)  # it runs
+            assert not one.hurry(target, now, 2)  # it runs
             one.done(target, now)
             assert one.next_due() == now + 2
         now += pause
@@ -147,6 +147,6 @@ def test_only_a_check_that_waits_is_hurried() -> None:
     known, unknown = targets(2)
     one = schedule(jitter=0.5)
     one.follow([known], now=0.0)
-    assert not one.hurry(unknown, 0.0)
-    assert not one.hurry(known, 1.0)
+    assert not one.hurry(unknown, 0.0, 2)
+    assert not one.hurry(known, 1.0, 2)
     assert one.take(1.0) == [known]

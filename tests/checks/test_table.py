@@ -87,6 +87,29 @@ def test_a_failed_connect_is_urgent_for_those_that_are_down_too() -> None:
     assert checked.table.urgent(b"x1") == set()
 
 
+def test_one_passed_check_is_enough_for_a_server_that_is_needed() -> None:
+    """It is the next one, or the last one."""
+    checked = Checked(pool(4))
+    for result in (FAILED, FAILED, FAILED):
+        checked.round({1: result, 2: result})
+    assert not checked.round({1: PASSED, 2: FAILED}).changes
+    assert checked.table.need(b"m3")
+    found = checked.round({2: PASSED})
+    assert found.verdicts == {b"m1": Verdict(checked.now, 0), b"m2": Verdict(checked.now, 0)}
+
+
+def test_only_the_next_check_of_a_needed_server_is_enough() -> None:
+    """Afterwards it may not be needed any more; a server of another virtual server never is."""
+    other = CheckedPool(OTHER, ((Member(b"o9", target(9)), Member(b"o8", target(8))),))
+    checked = Checked(pool(2), other)
+    for result in (FAILED, FAILED, FAILED):
+        checked.round({1: result, 9: result})
+    checked.table.need(b"m2")
+    assert not checked.round({1: FAILED, 9: PASSED}).changes
+    assert not checked.round({1: PASSED, 9: FAILED}).changes
+    assert not checked.table.need(b"x1")
+
+
 def test_a_server_that_rises_is_back() -> None:
     """The programs are told, and the log has for how long it was out."""
     checked = Checked(pool(3))

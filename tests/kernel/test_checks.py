@@ -320,6 +320,21 @@ def test_a_server_that_is_ejected_and_fails_its_check_is_recalled(
             wait_until(lambda: dial(cgroup, VIP, 80, 10) == ["ok"] * 10, "it is back")
 
 
+def test_one_passed_check_is_enough_while_the_others_fail(
+    cgroup: Path, instance: str, directory: Path, config: Path
+) -> None:
+    """The last one in use fails while another one works again, and would need minutes to pass `rise` checks."""
+    check = 'check = "http://web.example/health"\ncheck-interval = "2s"\nfall = 1\nrise = 100\n'
+    with web_servers(*["127.0.0.1"] * 2) as servers:
+        config.write_text(service(servers, more=check))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            servers[0].hangs = True
+            wait_for_events(found, "server ejected", servers[:1])
+            servers[0].hangs = False
+            servers[1].stop()
+            wait_until(lambda: dial(cgroup, VIP, 80, 10) == ["ok"] * 10, "it is back")
+
+
 def test_checks_begin_and_end_with_a_reload(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
     """A service that wants no checks any more has all of its servers, at the latest when the lease is over."""
     with web_servers(*["127.0.0.1"] * 3) as servers:

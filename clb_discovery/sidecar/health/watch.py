@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.ring import Ring
@@ -43,6 +43,16 @@ MOST_JOINING: Final = 64
 _T = TypeVar("_T")
 _BACKLOG: Final = 8192  # reports that wait; if there are more, a look at all servers replaces them
 _SOON: Final = 0.001  # least seconds of a timer
+
+
+class Fails(Protocol):
+    """Takes a packed member that fails connects."""
+
+    def __call__(self, member: bytes, *, needed: bool) -> None:
+        """Take it.
+
+        :param needed: whether it stays in service, because too many others are out.
+        """
 
 
 class HealthWatch:
@@ -80,10 +90,10 @@ class HealthWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def listening(self, fails: Callable[[bytes], None]) -> AsyncIterator[None]:
+    async def listening(self, fails: Fails) -> AsyncIterator[None]:
         """Hear and probe while the block runs; the lease ends with it.
 
-        :param fails: is called with a packed member when the programs report that it fails connects.
+        :param fails: is called when the programs report that a packed member fails connects.
         """
         self._spawn(self._hear(fails))
         try:
@@ -165,7 +175,7 @@ class HealthWatch:
         if self._reports:
             self._rung.set()
 
-    async def _hear(self, fails: Callable[[bytes], None]) -> None:
+    async def _hear(self, fails: Fails) -> None:
         """Take reports as they come, until cancelled."""
         while True:
             await self._rung.wait()
@@ -174,7 +184,7 @@ class HealthWatch:
                 await self._take_reports(fails)
             self._start_probes()
 
-    async def _take_reports(self, fails: Callable[[bytes], None]) -> None:
+    async def _take_reports(self, fails: Fails) -> None:
         async with self._maps() as (maps, installed):
             changes = tuple(self._reports)
             self._reports.clear()
@@ -182,7 +192,7 @@ class HealthWatch:
             now = time.monotonic_ns()
             for change, seen in found:
                 if change.kind != ChangeKind.RETURNED:
-                    fails(seen.member)
+                    fails(seen.member, needed=change.kind == ChangeKind.NEEDED)
                 for news in self._cases.heard(seen.member, seen.terms, change, now):
                     self._tell(news, installed, seen.server)
 

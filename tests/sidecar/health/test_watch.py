@@ -81,13 +81,16 @@ class World(FakeServers):
         self.times_recreated = 0
         self._lock = asyncio.Lock()
         self.meters = Meters()
-        self.failed: list[bytes] = []
+        self.failed: list[tuple[bytes, bool]] = []
         self.changes_told = 0
         publisher: Any = self
         self.watch = HealthWatch(publisher, Announcer(), self.meters, self._count_change, chance=lambda: 0.0)
 
     def _count_change(self) -> None:
         self.changes_told += 1
+
+    def _fails(self, member: bytes, *, needed: bool) -> None:
+        self.failed.append((member, needed))
 
     @asynccontextmanager
     async def using_maps(self) -> AsyncIterator[tuple[Any, Installed]]:
@@ -127,7 +130,7 @@ class World(FakeServers):
                 await asyncio.sleep(0.05)
 
         async def play() -> None:
-            async with self.watch.listening(self.failed.append):
+            async with self.watch.listening(self._fails):
                 looking = asyncio.create_task(main_loop())
                 try:
                     await asyncio.wait_for(story(), patient(20))
@@ -161,7 +164,10 @@ def test_a_suspect_is_probed_and_the_programs_are_told() -> None:
             server.refuse()
             world.report(ChangeKind.SUSPECT)
             await until(lambda: world.said[1].out_until > 0)
-            assert world.failed == [*world.installed.virtual[VIP].servers]
+            world.report(ChangeKind.NEEDED)
+            await until(lambda: len(world.failed) == 2)
+            (member,) = world.installed.virtual[VIP].servers
+            assert world.failed == [(member, False), (member, True)]
             first = world.said[1]
             await until(lambda: world.said[1].decided_at > first.decided_at)
             await until(lambda: world.changes_told == 1)
