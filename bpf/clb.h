@@ -73,7 +73,7 @@
 #ifndef CLB_H
 #define CLB_H
 
-#define CLB_LAYOUT 2
+#define CLB_LAYOUT 3
 
 #define CLB_MAX_VIRTUAL_SERVERS 65536 /* virtual servers; old and new elements exist side by side for a short time */
 #define CLB_VIRTUAL 81920             /* elements of clb_virtual; no link leads to element 0 */

@@ -9,7 +9,7 @@ import struct
 from enum import StrEnum
 from typing import Final
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 MAX_VIRTUAL_SERVERS: Final = 65536
 VIRTUAL_ELEMENTS: Final = 81920
 ROWS: Final = 16384
