@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nsmallest
 from typing import Final, NamedTuple
 
 from clb_discovery.checks.choice import choose_out
@@ -21,6 +22,9 @@ LEASE: Final = 3
 """Intervals for which a verdict is valid."""
 LEAST_LEASE: Final = 3_000_000_000
 """Nanoseconds for which a verdict is valid at least."""
+MOST_URGENT: Final = 16
+"""Checks of members that are down which one failed connect hurries. They may all take their whole time, so it is a part
+of those that run at the same time."""
 EARLIER: Final = "failed its check before this sidecar started"
 """The reason of a member that is out as an earlier sidecar has left it."""
 _FAILED_EARLIER: Final = Health(up=False, reason=EARLIER)
@@ -168,9 +172,12 @@ class CheckTable:
         """Return the checks to make now, because a connect to a packed member has failed.
 
         These are its own, and those of members that are down in the same virtual servers: they may be back, and needed.
+        If there are many, only those whose last results are the oldest.
         """
         own = self._targets.get(key)
-        return {own, *self._down_beside(own)} if own else set()
+        if own is None:
+            return set()
+        return {own, *nsmallest(MOST_URGENT, self._down_beside(own), key=lambda one: self._records[one].heard_at)}
 
     def need(self, key: bytes) -> bool:
         """Let one passed check be enough, because a packed member fails connects and stays in service.

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.checks.health import Result
-from clb_discovery.checks.table import EARLIER, Change, CheckedPool, CheckTable, Decisions, Member, Verdict
+from clb_discovery.checks.table import (
+    EARLIER,
+    MOST_URGENT,
+    Change,
+    CheckedPool,
+    CheckTable,
+    Decisions,
+    Member,
+    Verdict,
+)
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.check import Check, Target
 from clb_discovery.model.text_forms import parse_vip
@@ -85,6 +94,21 @@ def test_a_failed_connect_is_urgent_for_those_that_are_down_too() -> None:
     assert checked.table.urgent(b"m1") == {target(1), target(3)}
     assert checked.table.urgent(b"o8") == {target(8), target(9)}
     assert checked.table.urgent(b"x1") == set()
+
+
+def test_of_many_that_are_down_those_that_wait_longest_are_urgent() -> None:
+    """So a failing pool does not take the places of all other checks."""
+    checked = Checked(pool(90))
+    numbers = range(2, 42)
+    for result in (FAILED, FAILED, FAILED):
+        checked.round(dict.fromkeys(numbers, result))
+    found = set[Target]()
+    for _ in range(3):
+        urgent = checked.table.urgent(b"m1")
+        found |= urgent
+        checked.round(dict.fromkeys((one for one in numbers if target(one) in urgent), FAILED))
+        assert len(urgent) <= MOST_URGENT + 1
+    assert found == {target(1), *map(target, numbers)}
 
 
 def test_one_passed_check_is_enough_for_a_server_that_is_needed() -> None:
