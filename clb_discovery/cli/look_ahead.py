@@ -166,7 +166,7 @@ class _Queries:
 
     def _seeded(self, one: ServiceState) -> ServiceState:
         before = self._before.get(one.source)
-        return one if before is None else one.seeded(before, None, {})
+        return one if before is None else one.seeded(before, None, {}, numbered=one.service.is_composed)
 
     async def open_all(self) -> None:
         """Open every source, and query static ones; others have the installed real servers, or none."""

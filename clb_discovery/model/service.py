@@ -98,6 +98,11 @@ class Service:
         if not self.parts:
             object.__setattr__(self, "parts", (Part(self.source),))
 
+    @property
+    def is_composed(self) -> bool:
+        """Whether its pools differ from the answers: priorities are numbers of tiers, and weights are scaled."""
+        return len(self.parts) > 1 or self.zones is not None
+
     def policy_of(self, part: Part) -> RemovalPolicy:
         """Return the policy for removals from one of the parts."""
         return self.policy if part.hold is None else RemovalPolicy(self.policy.max_removal, part.hold)

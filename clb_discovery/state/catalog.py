@@ -61,7 +61,7 @@ def restored(
     """Return the services that `joined` may follow because the kernel balances them, or else the disk has them."""
     vips: defaultdict[str, list[Vip]] = defaultdict(list)
     for vip, source in holders(installed).items():
-        if source.startswith(CONSUL):
+        if source.startswith(CONSUL) and "?" not in source:  # else it was a part of a configured service
             vips[source].append(vip)
     claims = {source: _claimed(own, installed.virtual[own[0]]) for source, own in vips.items()}
     remembered = {source: last.opt_in for source, last in stored.items() if last.opt_in and source.startswith(CONSUL)}

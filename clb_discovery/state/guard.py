@@ -23,7 +23,17 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.model.answer import Answer
-from clb_discovery.model.servers import ALL_MEMBERS, Endpoint, Pool, Pools, RealServer, Unread, pools
+from clb_discovery.model.servers import (
+    ALL_MEMBERS,
+    MAX_PRIORITY,
+    MAX_WEIGHT,
+    Endpoint,
+    Pool,
+    Pools,
+    RealServer,
+    Unread,
+    pools,
+)
 from clb_discovery.model.service import RemovalPolicy
 
 Identities = Mapping[Endpoint, str]
@@ -110,6 +120,37 @@ class Guarded(NamedTuple):
 def seed(servers: Pools, identities: Identities) -> Guarded:
     """Start from the servers that the kernel or the disk holds; identities of other endpoints are ignored."""
     return Guarded(*(Family(pool, identities=_of(pool, identities)) for pool in (servers.ipv4, servers.ipv6)))
+
+
+def as_named(pool: Pool, named: Iterable[RealServer]) -> Pool:
+    """Return real servers of a pool that was put together, as their source would name them.
+
+    Such a pool has numbers of tiers for priorities, and scaled weights, which cannot be compared with those of an
+    answer. So each server that is in both gives the scale of its tier to the others; a tier without one has that of the
+    tier before.
+
+    :param pool: as it is in the kernel, of one family.
+    :param named: as their source names them; some of them, or others.
+    """
+    known = {server.endpoint: server for server in named}
+    scales = {one.priority: (one, known[one.endpoint]) for one in reversed(pool) if one.endpoint in known}
+
+    def scaled(one: RealServer) -> RealServer:
+        tier = max((tier for tier in scales if tier <= one.priority), default=min(scales, default=None))
+        if tier is None:
+            return one
+        like, own = scales[tier]
+        priority = max(0, min(own.priority + one.priority - tier, MAX_PRIORITY))
+        weight = min(max(1, round(one.weight * own.weight / like.weight)), MAX_WEIGHT) if like.weight else own.weight
+        return one._replace(priority=priority, weight=weight)
+
+    return tuple(sorted(known.get(one.endpoint) or scaled(one) for one in pool))
+
+
+def renamed(state: Guarded, named: Iterable[RealServer]) -> Guarded:
+    """Return the state with all members as their source would name them; see `as_named`."""
+    ipv4, ipv6 = (family._replace(good=as_named(family.good, named)) for family in (state.ipv4, state.ipv6))
+    return Guarded(ipv4, ipv6)
 
 
 def admit(  # noqa: PLR0913 - all that the state after an answer depends on

@@ -93,6 +93,8 @@ class _Fields(NamedTuple):
     """Of a service from a catalog: whether it no longer opts in."""
     unusable: bool = False
     """Of a service from a catalog: whether its last answer was unusable, so that another query does not help."""
+    numbered: bool = False
+    """Whether its servers are as in a composed pool, with numbers of tiers as priorities: until its source names some."""
 
 
 class ServiceState(_Fields):
@@ -114,7 +116,13 @@ class ServiceState(_Fields):
         return self.service.policy_of(self.part)
 
     def seeded(
-        self, servers: Pools, answered: int | None, identities: Identities, places: Places = NO_PLACES
+        self,
+        servers: Pools,
+        answered: int | None,
+        identities: Identities,
+        places: Places = NO_PLACES,
+        *,
+        numbered: bool = False,
     ) -> ServiceState:
         """Return the state of a start, before the source has answered.
 
@@ -122,10 +130,11 @@ class ServiceState(_Fields):
         :param answered: when its source last answered, in seconds since 1970, if known.
         :param identities: the known ones; those of other endpoints are ignored.
         :param places: those that the disk has.
+        :param numbered: whether the servers have numbers of tiers for priorities.
         """
         last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
         guarded = guard.seed(servers, identities)
-        return self._replace(guarded=guarded, known=True, last_success=last_success, places=places)
+        return self._replace(guarded=guarded, known=True, last_success=last_success, places=places, numbered=numbered)
 
     def after(
         self,
@@ -351,7 +360,8 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
     if state.from_catalog:
         leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
         answer = Answer(()) if leaving else answer
-    guarded = guard.admit(state.guarded, answer, state.policy, now, state.usable(real_ranges), spare=spare)
+    before = guard.renamed(state.guarded, answer.servers) if state.numbered else state.guarded
+    guarded = guard.admit(before, answer, state.policy, now, state.usable(real_ranges), spare=spare)
     since, absent_since = guarded.absent_since, state.absent_since
     if since is None:
         absent_since = None
@@ -365,6 +375,7 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
         left_out=answer.left_out,
         note=answer.note,
         places=_places(state.places, answer, guarded.good),
+        numbered=state.numbered and not answer.servers,
     )
 
 

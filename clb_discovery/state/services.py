@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -12,16 +13,19 @@ from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
-from clb_discovery.model.servers import Pools, Unpublished
+from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished, pools
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
+from clb_discovery.state.guard import Families, Identities, as_named
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.service import Mark, ServiceState, spare
 from clb_discovery.text import some_of
 
 _SHOWN: Final = 4  # sources named in one summary
 _SHOWN_LENGTH: Final = 80
+_NOTHING_ELSE: Final[tuple[int | None, Identities, Places]] = (None, MappingProxyType({}), NO_PLACES)
+"""When a source answered, identities and places, if the disk has nothing of it."""
 
 
 class Change(NamedTuple):
@@ -74,6 +78,8 @@ class ServiceTable:
         for their answers: otherwise a client that registers one after the other would keep all others waiting."""
         self._begun: set[str] = set()
         """Sources whose servers have been published, or were at the start."""
+        self._replacing: set[str] = set()
+        """The names of pools of several parts that are not published yet, while other sources serve their VIPs."""
         self._summary: str | None = None
         for state in initial_states(services):
             self._put(state)
@@ -117,23 +123,30 @@ class ServiceTable:
         if before is None:
             return None
         others = self._others(before)
-        self._put(before.after(outcome, now, at, self._real_ranges, spare=lambda: spare(others, self._real_ranges)))
+        self._put(before.after(outcome, now, at, self._real_ranges, spare=lambda: self._spare(others)))
         released = tuple(self._release(others))
         if self._states[source].listed:
             joined = self._join()
             self._late |= joined if before.answered else set()
         return Change(before, self._states[source], released)
 
+    def _parts(self, service: Service) -> list[ServiceState]:
+        return [self._states[part.source] for part in service.parts]
+
     def _others(self, state: ServiceState) -> list[ServiceState]:
         """Return the other parts of the same pools."""
-        parts = state.service.parts if len(state.service.parts) > 1 else ()
-        return [self._states[part.source] for part in parts if part.source != state.source]
+        others = self._parts(state.service) if len(state.service.parts) > 1 else ()
+        return [one for one in others if one.place != state.place]
+
+    def _spare(self, parts: Sequence[ServiceState]) -> Families:
+        """Return the families in which one of these parts can serve now: one that waits for others is in no pool."""
+        return spare([part for part in parts if not self._waits(part)], self._real_ranges)
 
     def _release(self, parts: Iterable[ServiceState]) -> Iterator[Change]:
         """End the holds of removals from parts of pools in which another part can serve now."""
         for state in parts:
             if state.guarded.held:
-                released = state.released(spare(self._others(state), self._real_ranges))
+                released = state.released(self._spare(self._others(state)))
                 if released is not state:
                     self._put(released)
                     yield Change(state, released)
@@ -213,6 +226,7 @@ class ServiceTable:
         for state in found.values():
             self._put(state)
         servers = installed_servers(installed, [*self._services, *catalog.claimed(found.values())])
+        self._replacing = {service.source for service in self._composed if _is_of_others(service, installed)}
         if found:
             servers[CATALOG] = Pools()
         return self.seed([*sources, *found], servers, stored)
@@ -228,15 +242,19 @@ class ServiceTable:
         restored = []
         for source in sources:
             state, last = self._states[source], stored.get(source)
-            identities = last.identities if last else {}
-            if source in installed or last:
-                self._begun.add(source)
-            places = last.places if last else NO_PLACES
-            if source in installed:
-                servers = _as_named(installed[source], last) if last and state.service.zones else installed[source]
-                self._put(state.seeded(servers, last.answered if last else None, identities, places))
-            elif last:
-                self._put(state.seeded(last.servers, last.answered, identities, places))
+            own, numbered = installed.get(source), state.service.is_composed
+            if numbered and last:
+                parts = [installed[part.source] for part in state.service.parts if part.source in installed]
+                there = {server.endpoint for pool in parts for server in pool}
+                numbered = not _endpoints(own or ()) <= _endpoints(last.servers)
+                own = _of_part(own or Pools(), last.servers, there) or own
+            servers = own if own is not None else last.servers if last else None
+            if servers is None:
+                continue
+            self._begun.add(source)
+            answered, identities, places = (last.answered, last.identities, last.places) if last else _NOTHING_ELSE
+            self._put(state.seeded(servers, answered, identities, places, numbered=numbered))
+            if own is None:
                 restored.append(self._states[source])
         return restored
 
@@ -280,18 +298,36 @@ class ServiceTable:
         """The served set of each source, without the time: the same object for as long as it is equal.
 
         Parts of a pool wait for those with a lower priority: a last resort that is there at once, such as a static one,
-        would otherwise have all connects until the first answer.
+        would otherwise have all connects until the first answer. All of them wait while other sources serve their VIPs.
         """
-        if not self._marked[Mark.UNTRIED]:
+        if not self._marked[Mark.UNTRIED] and not self._replacing:
             return dict(self._sets)
         return {source: last for source, last in self._sets.items() if not self._waits(self._states[source])}
 
     def _waits(self, state: ServiceState) -> bool:
         """Tell whether a part that was never published follows one that has neither servers nor an outcome yet."""
-        if state.source in self._begun or len(state.service.parts) == 1:
+        if len(state.service.parts) == 1:
+            return False
+        if state.service.source in self._replacing and not self._can_replace(state.service):
+            return True
+        if state.source in self._begun:
             return False
         before = (part for part in state.service.parts if part.priority < state.part.priority)
         return not all(self._states[part.source].is_tried for part in before)
+
+    def _can_replace(self, service: Service) -> bool:
+        """Tell whether its own pools may replace those that other sources have left: they would not be worse.
+
+        One of its parts served before and still can; or every part has servers or an outcome, and they are not all of
+        failures and empty answers.
+        """
+        parts = self._parts(service)
+        serving = [part for part in parts if any(part.serves(self._real_ranges))]
+        if any(part.source in self._begun for part in serving):
+            return True
+        return all(part.is_tried for part in parts) and bool(
+            serving or all(part.known or part.answered for part in parts)
+        )
 
     def places(self, known: Mapping[str, LastGood]) -> Mapping[str, Places]:
         """Return the places of the members of each of these sources; nothing if no service follows zones."""
@@ -314,6 +350,8 @@ class ServiceTable:
             known = {source: last for source, last in known.items() if source not in waiting} | before
         self.applied = known
         self._begun.update(known)
+        if self._replacing:
+            self._replacing -= {state.service.source for state in self if state.source in known}
 
     @property
     def last_good(self) -> Mapping[str, LastGood]:
@@ -432,13 +470,27 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
     return before if before and before == found else found
 
 
-def _as_named(installed: Pools, last: LastGood) -> Pools:
-    """Return installed real servers as their source has named them, if the disk has the same ones.
+def _of_part(own: Pools, named: Pools, there: AbstractSet[Endpoint]) -> Pools:
+    """Return the installed real servers of a part, as its source has named them as far as that is known.
 
-    Zones change priorities and weights, so those in the kernel cannot be divided by zones again.
+    The kernel has other priorities and weights, and a server of several parts only for the first of them.
+
+    :param own: those that the kernel has for this part.
+    :param named: the part's last set on disk.
+    :param there: the endpoints of all parts in the kernel.
     """
-    same = {server.endpoint for server in installed} == {server.endpoint for server in last.servers}
-    return last.servers if same else installed
+    shared = [server for server in named if server.endpoint in there - _endpoints(own)]
+    return pools([*as_named(own.ipv4, named), *as_named(own.ipv6, named), *shared])
+
+
+def _endpoints(servers: Iterable[RealServer]) -> set[Endpoint]:
+    return {server.endpoint for server in servers}
+
+
+def _is_of_others(service: Service, installed: Installed) -> bool:
+    """Tell whether VIPs of a service have real servers from other sources."""
+    published = (installed.virtual.get(vip) for vip in service.vips)
+    return any(one.pool and one.label and one.label.source != service.source for one in published if one)
 
 
 def _names(states: Sequence[ServiceState]) -> str:

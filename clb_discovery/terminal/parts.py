@@ -25,7 +25,7 @@ def _use(part: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a part adds to the pool now."""
     count = part["real_servers"]
     if not count:
-        yield "no real servers" if part["share"] is None else _without_share(part["share"])
+        yield "no real servers of its own" if part["share"] is None else _without_share(part["share"])
         return
     tiers = part["tiers"]
     where = f"tier{'' if len(tiers) == 1 else 's'} {', '.join(map(str, tiers))}"
@@ -34,4 +34,4 @@ def _use(part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _without_share(share: int) -> str:
-    return "no real servers, its share goes to the others" if share else "not used while others are"
+    return "no real servers of its own, its share goes to the others" if share else "not used while others are"

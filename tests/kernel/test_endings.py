@@ -31,6 +31,7 @@ from clb_discovery.model.servers import PassiveHealth
 from tests.support.cgroups import inside
 from tests.support.heard import heard
 from tests.support.kernel_objects import foreign_denial, foreign_filter
+from tests.support.kernel_version import KERNEL
 from tests.support.moody import MoodyServer, moody_servers
 from tests.support.plane import Plane, default_plane, real, virtual_server
 from tests.support.process import running, wait_until
@@ -60,7 +61,6 @@ PAST_A_REPETITION: Final = 1500
 """Milliseconds of patience (TCP_USER_TIMEOUT) in which the kernel repeats a SYN once, after a second."""
 ESTABLISHED: Final = 1
 SYN_SENT: Final = 2
-KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
 TELLS_ICMP: Final = KERNEL >= (6, 11)
 """In older kernels without a backport, programs see an ICMP error as a shutdown."""
 _plane_of_module = default_plane

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,6 +39,11 @@ def parts(instance: str) -> list[dict[str, Any]]:
     (virtual,) = status(instance)["virtual_servers"]
     found: list[dict[str, Any]] = virtual["parts"]
     return found
+
+
+def sources(instance: str) -> list[str]:
+    """Return the states of the sources."""
+    return [one["state"] for one in status(instance)["sources"]]
 
 
 def connects(instance: str) -> list[int]:
@@ -77,7 +83,9 @@ def test_connects_are_split_by_shares_however_many_servers_a_part_has(
         found.reload()
         wait_until(lambda: parts(instance)[1]["real_servers"] == 0, "the part is empty")
         assert [part["target_share"] for part in parts(instance)] == [1.0, 0.0]
-        assert "no real servers, its share goes to the others" in clb("status", "--instance", instance).stdout
+        assert (
+            "no real servers of its own, its share goes to the others" in clb("status", "--instance", instance).stdout
+        )
 
 
 def test_connects_follow_the_parts_there_and_back(instance: str, cgroup: Path, config: Path) -> None:
@@ -133,6 +141,54 @@ def test_an_outage_of_one_source_is_one_of_its_part(instance: str, cgroup: Path,
             assert pool(instance, VIP) == after
             assert [part["real_servers"] for part in parts(instance)] == [2, 1]
             assert dial(cgroup, VIP, 80, 20) == ["ok"] * 20
+
+
+def test_a_reload_with_other_parts_empties_nothing(instance: str, cgroup: Path, config: Path) -> None:
+    """Parts behind a silent one end no hold; new parts, of which one fails and one is empty, replace nothing."""
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        silent.bind(("127.0.0.1", 0))
+        agent = stack.enter_context(ConsulAgent(config.parent))
+        first, second, last = stack.enter_context(listening(*["127.0.0.1"] * 3))
+        head = f'consul = "{agent.url}"\nresolver = "127.0.0.1:{silent.getsockname()[1]}"\n'
+        names = [agent.register("web", one.port, "127.0.0.1") for one in (first, second)]
+        config.write_text(head + table('{ consul = "web" }'))
+        found = stack.enter_context(sidecar(instance, cgroup, config.parent, ["--config", str(config)]))
+        wait_until(lambda: len(pool(instance, VIP) or ()) == 2, "it has servers")
+        for name in names:
+            agent.set_status(name, "critical")
+        found.wait_for(lambda: "removal held" in found.events(), "they are held")
+        unknown = '{ srv = "_web._tcp.example", priority = 1 }'
+        config.write_text(head + table('{ consul = "web" }', unknown, static([last], "priority = 2")))
+        found.reload()
+        while pool(instance, VIP) != {last.name: 1}:
+            assert set(dial(cgroup, VIP, 80, 5)) == {"ok"}
+        config.write_text(head + table('{ consul = "nobody" }', '{ srv = "_other._tcp.example" }'))
+        found.reload()
+        found.wait_for(lambda: sources(instance) == ["fresh", "retrying"], "one is empty, and one fails")
+        assert set(dial(cgroup, VIP, 80, 20)) == {"ok"}
+        assert pool(instance, VIP) == {last.name: 1}
+
+
+def test_after_a_restart_all_members_are_in_the_tier_of_their_records(
+    instance: str, cgroup: Path, config: Path
+) -> None:
+    """Members that the first answer lacks are held, and get no more than their share."""
+    hosts = [f"127.0.0.{number}" for number in range(1, 6)]
+    with KnotServer() as knot, ConsulAgent(config.parent) as agent, listening(*hosts) as servers:
+        records = [f"_web._tcp SRV 10 5 {one.port} t{at}\nt{at} A 127.0.0.{at}" for at, one in enumerate(servers, 1)]
+        knot.write("\n".join(records))
+        more = table('{ srv = "_web._tcp.example" }', '{ consul = "web" }')
+        config.write_text(f'consul = "{agent.url}"\nresolver = "{knot.address}"\nmax-ttl = "1s"\n{more}')
+        with sidecar(instance, cgroup, config.parent, ["--config", str(config)]) as found:
+            wait_until(lambda: len(pool(instance, VIP) or ()) == 5, "it has servers")
+            found.kill()
+        knot.write("\n".join(records[:2]))
+        with sidecar(instance, cgroup, config.parent, ["--config", str(config)]) as found:
+            found.wait_for(lambda: "removal held" in found.events(), "they are held")
+            wait_until(lambda: sources(instance)[0] == "held", "it is told")
+            shares = [one["target_share"] for one in status(instance)["virtual_servers"][0]["real_servers"]]
+            assert [round(share, 3) for share in shares] == [0.2] * 5
 
 
 def test_plan_and_check_show_parts(instance: str, config: Path) -> None:

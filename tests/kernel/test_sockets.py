@@ -32,6 +32,7 @@ from clb_discovery.layout import elements, structs
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.servers import Protocol, RealServer, Vip
 from tests.support import namespaces
+from tests.support.kernel_version import KERNEL
 from tests.support.listeners import listening
 from tests.support.pace import patient
 from tests.support.plane import HOST, Plane, target_of, virtual_server
@@ -82,7 +83,6 @@ TCP: Final = WAYS[0]
 UDP: Final = next(way for way in WAYS if way.protocol is Protocol.UDP)
 PLACE, STORAGE = "place", "storage"
 """The location of a socket's record."""
-KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
 SHOWS_UDP: Final = KERNEL >= (5, 12)
 
 

@@ -14,7 +14,7 @@ from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import ALL_MEMBERS, Endpoint, RealServer, Unread, pools
 from clb_discovery.model.service import RemovalPolicy
-from clb_discovery.state.guard import Guarded, admit, confirmed, seed
+from clb_discovery.state.guard import Guarded, admit, as_named, confirmed, seed
 
 Endpoints = frozenset[Endpoint]
 
@@ -265,6 +265,32 @@ def test_a_seed_is_what_counts(held: list[RealServer]) -> None:
 def test_the_first_answer_counts_at_once(found: Answer) -> None:
     """With nothing known there is nothing to lose, so any answer counts, even an empty one."""
     assert admit(Guarded(), found, DEFAULT, 0).good == pools(found.servers)
+
+
+def test_members_of_a_composed_pool_get_the_scale_of_their_tier() -> None:
+    """Each tier has its own; one in which nobody is named follows that before it, or precedes the first."""
+    pool = (
+        at("3", weight=7),
+        at("1", priority=1, weight=60),
+        at("2", priority=1, weight=30),
+        at("4", priority=2, weight=9),
+    )
+    assert as_named(pool, (at("1", priority=10, weight=2), at("8", priority=5))) == (
+        at("3", priority=9),
+        at("1", priority=10, weight=2),
+        at("2", priority=10),
+        at("4", priority=11),
+    )
+    assert as_named(pool, ()) == pool
+
+
+@given(SERVERS, SERVERS)
+def test_members_that_are_named_are_as_they_are_named(pool: list[RealServer], named: list[RealServer]) -> None:
+    """Others stay members, and nobody comes or goes."""
+    before, known = pools(pool).ipv4, pools(named)
+    found = as_named(before, known)
+    assert of(found) == of(before)
+    assert {one for one in known if one.endpoint in of(before)} <= {*found}
 
 
 def test_half_of_a_pool_may_go_and_no_more() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.answer import Answer, Failure, Outcome
 from clb_discovery.model.servers import Algorithm, Pool, Pools, RealServer, Unpublished, pools
-from clb_discovery.model.service import Part, RemovalPolicy, Service, pool_name
+from clb_discovery.model.service import CATALOG, Part, RemovalPolicy, Service, pool_name
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.merge import merge
 from clb_discovery.state.last_good import LastGood
@@ -219,6 +221,106 @@ def test_a_start_does_not_mix_up_the_parts_of_another_configuration() -> None:
     found = ServiceTable([service(PARTS[::-1])])
     found.recall(found.sources, installed(merged, service().source), {LOCAL: LastGood(pools(servers(3)))})
     assert {source: hosts(found, source) for source in found.known} == {LOCAL: ["10.0.0.3"]}
+
+
+def test_a_part_that_waits_ends_no_hold() -> None:
+    """It is in no pool yet: while the part before it has no outcome, members that are held are all that can serve."""
+    found = table(a=servers(1, 2), c=servers(9))
+    found.hear(LOCAL, Answer(()), 3, AT)
+    assert {source: hosts(found, source) for source in found.known} == {LOCAL: ["10.0.0.1", "10.0.0.2"]}
+    change = found.hear(REMOTE, Failure("no answer within 10 s"), 10, AT)
+    assert change
+    assert change.counts
+    assert {source: hosts(found, source) for source in found.known} == {LOCAL: [], LAST: ["10.0.0.9"]}
+
+
+OLD: Final = (Part("consul:old"), Part("consul:older", priority=1))
+NEW: Final = (Part("consul:a"), Part("srv:b"))
+
+
+@pytest.mark.parametrize("before", [OLD, OLD[:1]], ids=["parts", "one source"])
+def test_other_sources_serve_until_those_of_a_new_configuration_can(before: Sequence[Part]) -> None:
+    """The first of several new parts replaces nothing; nor do one that fails and one that is empty."""
+    old = installed(servers(1, 2), service(before).source)
+    empty, full = Answer(()), Answer(servers(5))
+
+    def after(*outcomes: Outcome, pool: Installed = old) -> tuple[list[str], bool]:
+        found = table(before, a=servers(1, 2))
+        found.apply(found.known, ())
+        found.recall(found.adopt([service(NEW)]), pool, {})
+        for part, outcome in zip(NEW, outcomes, strict=False):
+            found.hear(part.source, outcome, 1, AT)
+        known = found.known
+        found.apply(known, ())
+        assert found.known.keys() >= known.keys()
+        return sorted(known), found.is_complete
+
+    assert after() == ([], False)
+    assert after(full) == ([], False)
+    assert after(empty) == ([], False)
+    assert after(empty, Failure("down")) == ([], False)
+    assert after(Failure("down"), Failure("down")) == ([], False)
+    assert after(full, Failure("down")) == (["consul:a"], True)
+    assert after(full, empty) == (["consul:a", "srv:b"], True)
+    assert after(empty, empty) == (["consul:a", "srv:b"], True)
+    assert after(full, pool=Installed()) == (["consul:a"], True)
+
+
+def test_a_part_that_stays_serves_at_once_in_a_new_configuration() -> None:
+    """It waits for no new part, unless it has nothing to serve: then what is installed goes on."""
+    for own, known in ((servers(1), {LOCAL}), ((), set())):
+        found = table(OLD[1:] + PARTS[:1], a=servers(2), b=own)
+        found.apply(found.known, ())
+        old = installed(servers(1, 2), service(OLD[1:] + PARTS[:1]).source)
+        found.recall(found.adopt([service((*PARTS[:1], NEW[1]))]), old, {})
+        assert found.known.keys() == known
+        found.hear("srv:b", Answer(servers(5)), 1, AT)
+        assert found.known.keys() == {LOCAL, "srv:b"}
+
+
+BOTH: Final = (Part("srv:web"), Part("consul:web"))
+
+
+def test_a_start_knows_the_servers_that_parts_share() -> None:
+    """The kernel has each of them once, for the first part, and with the sum of its weights."""
+    running = table(BOTH, a=servers(1, 2, 3), b=servers(1, 2, 3, 4))
+    merged = merge(BOTH, [servers(1, 2, 3), servers(1, 2, 3, 4)]).pool
+    started = ServiceTable([service(BOTH)])
+    running.apply(running.known, ())
+    started.recall(started.sources, installed(merged, service(BOTH).source), running.last_good)
+    assert {source: last.servers for source, last in started.known.items()} == {
+        source: last.servers for source, last in running.known.items()
+    }
+    for found in (running, started):
+        found.hear("consul:web", Failure("down"), 1, AT)
+        found.hear("srv:web", Answer(()), 2, AT)
+        assert hosts(found, "consul:web") == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
+
+
+@pytest.mark.parametrize("disk", [False, True])
+def test_after_a_start_absent_members_stay_in_the_tier_of_the_others(*, disk: bool) -> None:
+    """The kernel has numbers of tiers in place of priorities, which cannot be compared with those of an answer."""
+    named = tuple(one._replace(priority=10, weight=5) for one in servers(1, 2, 3, 4, 5))
+    parts = (Part("srv:web", share=90), Part("consul:web", share=10))
+    merged = merge(parts, [named, servers(9)]).pool
+    stored = {"srv:web": LastGood(pools(named), 99)} if disk else {}
+    found = ServiceTable([service(parts)])
+    found.recall(found.sources, installed(merged, service(parts).source), stored)
+    found.hear("consul:web", Answer(()), 1, AT)
+    found.hear("srv:web", Answer(()), 2, AT)
+    found.hear("srv:web", Answer(named[:2]), 3, AT)
+    assert tuple(found.known["srv:web"].servers) == named
+    found.hear("srv:web", Answer(named[:2]), 2 + HOLD, AT)
+    assert tuple(found.known["srv:web"].servers) == named[:2]
+
+
+def test_a_configured_part_that_has_gone_is_no_service_of_the_catalog() -> None:
+    """The label of its pool is the name of its source, which has what was selected."""
+    found = ServiceTable([replace(service((Part(CATALOG),)), source=CATALOG)])
+    found.recall(found.sources, installed(servers(1), "consul:web?tag=v1"), {})
+    assert list(found.sources) == [CATALOG]
+    found.recall(found.sources, installed(servers(1), "consul:web"), {})
+    assert list(found.sources) == [CATALOG, "consul:web"]
 
 
 OUTCOME: Final[st.SearchStrategy[Outcome]] = (

@@ -383,10 +383,11 @@ def test_without_zones_places_are_not_passed_on() -> None:
 
 
 def test_a_start_takes_zones_and_weights_from_the_disk() -> None:
-    """The kernel has tiers and scaled weights: the disk's count if it has the same servers, else the kernel's."""
+    """The kernel has tiers and scaled weights: servers that the disk lacks get the scale of those that it has."""
     places = Places(dict.fromkeys(ENDS, "a"), {ENDS[2]: 5})
-    scaled = pools(one._replace(priority=number, weight=7) for number, one in enumerate(SERVERS[:2]))
-    for stored, expected in ((SERVERS[:2], pools(SERVERS[:2])), (SERVERS, scaled)):
+    scaled = pools(one._replace(priority=3, weight=7) for one in SERVERS[:2])
+    for stored in (SERVERS[:2], SERVERS, SERVERS[:1], SERVERS[1:]):
+        expected = pools(SERVERS[:2])
         found = ServiceTable([ZONED])
         disk = {"consul:web": LastGood(pools(stored), 99, places=places)}
         found.seed(["consul:web"], {"consul:web": scaled}, disk)

@@ -50,7 +50,7 @@ def test_a_pool_of_one_part_has_no_parts() -> None:
             [
                 "part 0  consul:redis  priority 0  1 real server in tier 0  100.0% of connects",
                 "part 1  consul:redis?dc=dc2  priority 1  2 real servers in tiers 1, 2  0.0% of connects",
-                "part 2  static:redis  priority 2  no real servers",
+                "part 2  static:redis  priority 2  no real servers of its own",
             ],
         ),
         (
@@ -59,7 +59,7 @@ def test_a_pool_of_one_part_has_no_parts() -> None:
             [0.9, 0.1],
             [
                 "part 0  consul:web  share 90  2 real servers in tier 0  100.0% of connects",
-                "part 1  consul:canary  share 10  no real servers, its share goes to the others",
+                "part 1  consul:canary  share 10  no real servers of its own, its share goes to the others",
                 "part 2  consul:off  share 0  not used while others are",
             ],
         ),
