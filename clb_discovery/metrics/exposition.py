@@ -117,9 +117,7 @@ class _Reported(Collector):
                 labels = service.name, format_endpoint(vip.address, vip.port), vip.protocol.name.lower()
                 counts = collections.Counter(server.part for server in published.pool or ())
                 found += [((*labels, part.source), counts[place]) for place, part in enumerate(service.parts)]
-        text = (
-            "Real servers of a part in the pool, if it has several; one of several parts counts for the first"
-        )
+        text = "Real servers of a part in the pool, if it has several; one of several parts counts for the first"
         yield _gauge("clb_part_servers", text, ("service", "vip", "protocol", "source"), *found)
 
     def _zones(self) -> Iterator[Metric]:
