@@ -275,6 +275,32 @@ CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __s32 home, __u32 t
 	return clb_found(found < pool->servers ? found : taker, search.turns);
 }
 
+/* A server that is out and waits for its probe, of a random row of the virtual server with this index: the connect is it.
+ * Returns the index of its slot; CLB_NOBODY if there is none. */
+CLB_GLOBAL __u32 clb_find_waiting(__u32 index, __s32 home)
+{
+	const struct clb_virtual *pool = clb_lookup(clb_virtual, &index);
+	__u64 now = bpf_ktime_get_ns(), steered;
+	struct clb_slot *slot;
+	struct clb_row *row;
+	__u32 at, bits;
+
+	at = pool ? clb_below(pool->servers) : 0;
+	row = pool ? clb_row_of(pool->generation, pool->row, at) : 0;
+	if (!row)
+		return CLB_NOBODY;
+	steered = clb_is_steered(pool);
+	bits = clb_bits_between(at, 0, pool->servers) & ~clb_bits_usable(row, now, steered, ~0ULL);
+	clb_forget(bits); /* otherwise the verifier follows each possible value */
+	bits &= clb_bits_usable(row, now, steered, ~(__s64)home);
+	if (!bits)
+		return CLB_NOBODY;
+	at = at / CLB_ROW * CLB_ROW + clb_lowest(bits);
+	clb_forget(at);
+	slot = clb_slot_at(row, at);
+	return clb_takes(pool, clb_server_of(slot), slot->server, home) ? at : CLB_NOBODY;
+}
+
 /* What matters of the chosen slot. A copy, because the verifier follows pointers into each map separately. */
 struct clb_choice {
 	__be32 address[4];
@@ -331,12 +357,16 @@ static __always_inline int clb_schedule(struct bpf_sock_addr *ctx, struct clb_re
 	search->home = CLB_CAN_JUDGE_LATE || !pool->eject_after ? -1 : clb_is_home(ctx);
 	if (!clb_choose(request, clb_draw(search)))
 		return 0;
-	if (!clb_may_be_out(pool, request->server))
+	if (!clb_may_be_out(pool, request->server) && !clb_fails(request->server))
 		return 1;
 	if (CLB_CAN_JUDGE_LATE)
 		search->home = clb_is_home(ctx);
-	if (clb_takes_although_out(pool, request->to.server, search->home))
-		return 1;
+	if (clb_takes_although_out(pool, request->to.server, search->home)) {
+		if (!clb_has_to_stay(pool, request->server))
+			return 1;
+		at = clb_find_waiting(index, search->home);
+		return at >= pool->servers || clb_choose(request, clb_slot_of(pool, at));
+	}
 	found = clb_elsewhere(index, search->by_chance, search->home, search->turns);
 	search->turns = found >> 32;
 	at = found;

@@ -141,6 +141,19 @@ static __always_inline int clb_may_be_out(const struct clb_virtual *pool, const 
 	return server && server->ejected_until | (pool->flags & CLB_STEERED);
 }
 
+/* Whether the last connect to a server failed. */
+static __always_inline int clb_fails(const struct clb_server *server)
+{
+	return server && server->in_row;
+}
+
+/* Whether a server has failed often enough to be ejected, and stays in service because too many others are out. A connect
+ * to it most likely fails, so it is better spent on one of those that waits for its probe. */
+static __always_inline int clb_has_to_stay(const struct clb_virtual *pool, const struct clb_server *server)
+{
+	return server && pool->eject_after && server->in_row >= pool->eject_after && !server->ejected_until;
+}
+
 /* Whether a server with this index takes a connect, if clb_may_be_out. */
 static __always_inline int clb_takes_although_out(const struct clb_virtual *pool, __u32 index, __s32 home)
 {
@@ -414,10 +427,13 @@ static __always_inline int clb_pass_over(const struct clb_virtual *pool, __u32 i
 {
 	int ejects = in_row && (server->probing || in_row >= pool->eject_after);
 	enum clb_turn_out becomes;
+	__u32 more;
 
 	if (!ejects && !clb_may_suspect(pool, sent, server))
 		return 0;
-	if (!server->ejected_until && !clb_may_eject(pool, index, sent->rank, 1)) {
+	/* If the sidecar keeps it out, it counts as out already, and another one does not have to stay for it. */
+	more = !clb_is_out(server, &sent->server, clb_is_steered(pool), ~0ULL);
+	if (!server->ejected_until && !clb_may_eject(pool, index, sent->rank, more)) {
 		if (clb_recalls(pool, in_row)) {
 			clb_report_change(server, sent->server, CLB_CHANGE_NEEDED, cause);
 			if (ejects)

@@ -46,6 +46,40 @@ def test_servers_that_restart_one_after_the_other(
         assert state_of(plane, vip, second).times_ejected == (0 if tiers == (0, 1) else 1)
 
 
+@pytest.mark.parametrize("algorithm", Algorithm)
+@pytest.mark.parametrize("weights", [(1, 1), (1, 1000)], ids=["alike", "a thousandth"])
+def test_one_that_no_scheduler_would_choose_is_recalled(
+    plane: Plane, vip: str, weights: Sequence[int], algorithm: Algorithm
+) -> None:
+    """It has open connections, or next to no weight: a connect to the dead one is spent on it all the same."""
+    with moody_servers(HOST[vip], HOST[vip]) as (first, second):
+        pool = [real(one.name, weight) for one, weight in zip((first, second), weights, strict=True)]
+        plane.publish(virtual_server(vip, pool[:1], algorithm, EJECTS))
+        held = plane.client.connected(target_of(vip), 3)
+        plane.publish(virtual_server(vip, pool, algorithm, EJECTS))
+        plane.mark(vip, [first.name])
+        second.refuse()
+        outcomes = plane.client.dial(target_of(vip), 60)
+        assert outcomes[:3] == ["ECONNREFUSED"] * 3
+        assert outcomes[3:].count("ok") >= 56
+        assert plane.ejected(vip) == {second.name}
+        for one in held:
+            one.close()
+
+
+def test_one_that_its_check_keeps_out_is_not_needed(plane: Plane, vip: str) -> None:
+    """Connects that were on their way fail, and eject it: it is out already, so the other one loses nothing."""
+    health = replace(EJECTS, suspicion=False, checked=True)
+    with moody_servers(HOST[vip], HOST[vip]) as (first, second), plane.heard() as changes:
+        publish(plane, vip, [first, second], (0, 0), health=health, algorithm=Algorithm.ROUND_ROBIN)
+        give_up = given_up(plane, vip, first, 0, 8)
+        plane.steer(vip, {first.name: HOUR})
+        give_up()
+        assert plane.ejected(vip) == {first.name}
+        index = plane.indexes(vip)[first.name]
+        assert [(one.kind, one.server) for one in changes()] == [(ChangeKind.EJECTED, index)]
+
+
 @pytest.mark.parametrize("size", [5, 9, 30])
 def test_any_of_many_is_recalled(plane: Plane, vip: str, size: int) -> None:
     """Half of the tier is out, in whichever row, and one of it comes back."""
