@@ -94,7 +94,7 @@ class _Fields(NamedTuple):
     unusable: bool = False
     """Of a service from a catalog: whether its last answer was unusable, so that another query does not help."""
     numbered: bool = False
-    """Whether its servers are as in a composed pool, with numbers of tiers as priorities; until its source names any."""
+    """Whether its servers have numbers of tiers as priorities, as in a composed pool, until its source names any."""
 
 
 class ServiceState(_Fields):
