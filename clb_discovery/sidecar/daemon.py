@@ -267,9 +267,9 @@ class Daemon:
         await self._check_servers(publisher)
         await publisher.look_at_outcomes()
         await publisher.look_around()
+        self._write_state()  # before names: `unload` finds their file by it, even if we are killed meanwhile
         await self._publish_names(publisher.installed)
         await self._local_listeners.announce(publisher.installed)
-        self._write_state()
         self._notify(publisher.installed, settled=settled)
         if self._store.is_due(self._services.applied, now, self._zone.kept):
             await self._write_last_good()
