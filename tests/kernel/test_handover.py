@@ -20,7 +20,7 @@ from clb_discovery.model.servers import Protocol
 from tests.programs.as_unit import USER
 from tests.support.cgroups import remove
 from tests.support.clients import connecting
-from tests.support.dataplane import dial, publish
+from tests.support.dataplane import dial, publish, refusal
 from tests.support.listeners import listening
 from tests.support.process import free_port
 from tests.support.sidecar import Sidecar, clb, load, sidecar, status
@@ -194,6 +194,24 @@ def test_another_layout_is_taken_over_without_a_failed_connect(
             found.wait_for(lambda: counted(instance)[0] > before + 20, "connects go over the new maps")
             assert found.stop() == 0
     assert [connect for connect in connects if connect.error] == []
+
+
+def test_only_other_layout_stays(instance: str, cgroup: Path) -> None:
+    """`unload --other-layouts` refuses to remove the programs of another layout if there are no others."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP}:80": []})
+    pins = Pins(instance)
+    pins.directory.rename(pins.home / "v0")
+    result = clb("unload", "--other-layouts", "--instance", instance)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (3, "", 1)
+    assert f"the programs of layout v0 stay; start the sidecar, or run: clb-discovery load --instance {instance}" in (
+        result.stderr
+    )
+    assert dial(cgroup, VIP, 80) == [refusal()]
+    load(instance, cgroup)
+    for _ in range(2):  # the second time there is nothing to remove
+        assert clb("unload", "--other-layouts", "--instance", instance).returncode == 0
+    assert pins.other_layouts() == []
 
 
 def counted(instance: str) -> list[int]:
