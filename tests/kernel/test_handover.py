@@ -277,3 +277,16 @@ def test_state_of_another_user_is_named_and_goes_with_the_next_load(instance: st
     load(instance, cgroup, "--group", str(USER))
     assert as_user(write_state) == "written"
     assert Instance(instance).read_state() == {"pid": 2}
+
+
+def test_state_of_a_running_sidecar_outlives_a_load(instance: str, cgroup: Path, tmp_path: Path, config: Path) -> None:
+    """`load --group` beside a sidecar that root runs leaves its state, which it writes only when that changes."""
+    load(instance, cgroup)
+    with writing(instance, serving(config, "127.0.0.1:8080"), tmp_path) as found:
+        before = status(instance)
+        assert before["sources"]
+        load(instance, cgroup, "--group", str(USER))
+        assert status(instance)["sources"] == before["sources"]
+        assert found.stop() == 0
+    load(instance, cgroup, "--group", str(USER))
+    assert Instance(instance).read_state() == {}
