@@ -26,6 +26,11 @@ def unload_command(instance: str) -> str:
     return _command("unload", instance)
 
 
+def unload_others_command(instance: str) -> str:
+    """Return the command that removes the programs of other layouts of an instance."""
+    return f"{unload_command(instance)} --other-layouts"
+
+
 def only_other_layouts(instance: str, layouts: Sequence[str]) -> str:
     """Return why programs of other layouts, such as `v2`, are not removed, and what has to be loaded first."""
     stay = f"the programs of layout {', '.join(layouts)} stay"

@@ -184,6 +184,7 @@ class Daemon:
             ),
             listening=await self._local_listeners.now(datapath.installed),
             load_error=self._instance.load_error(),
+            other_layouts=self._plane.other_layouts(),
         )
 
     def _start_up(self, publisher: Publisher) -> None:

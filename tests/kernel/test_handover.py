@@ -208,10 +208,18 @@ def test_only_other_layout_stays(instance: str, cgroup: Path) -> None:
         result.stderr
     )
     assert dial(cgroup, VIP, 80) == [refusal()]
+    shown = clb("status", "--instance", instance).stdout
+    assert "data plane  loaded by another version (layout v0)\n" in shown
+    assert (
+        "wrong  the data plane is loaded by another version (layout v0): connects are balanced over its last" in shown
+    )
     load(instance, cgroup)
+    assert status(instance)["datapath"]["other_layouts"] == [0]
+    shown = " ".join(clb("status", "--problems", "--instance", instance).stdout.split())
+    assert "the programs of layout v0 run first: changes do not reach connects" in shown
     for _ in range(2):  # the second time there is nothing to remove
         assert clb("unload", "--other-layouts", "--instance", instance).returncode == 0
-    assert pins.other_layouts() == []
+    assert status(instance)["datapath"]["other_layouts"] == []
 
 
 def counted(instance: str) -> list[int]:
