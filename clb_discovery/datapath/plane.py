@@ -114,7 +114,10 @@ class Plane(ABC):
 
     @abstractmethod
     def settle(self) -> None:
-        """Clean up, once our maps serve every virtual server; raises as `bring_up`."""
+        """Clean up, once our maps serve in place of those of another layout; raises as `bring_up`.
+
+        It is called again and again, in case that something is left.
+        """
 
     @abstractmethod
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,8 @@ from tests.support.cgroups import remove
 from tests.support.clients import connecting
 from tests.support.dataplane import dial, publish, refusal
 from tests.support.listeners import listening
-from tests.support.process import free_port
+from tests.support.loading import loading
+from tests.support.process import free_port, running, wait_until
 from tests.support.sidecar import Sidecar, clb, load, sidecar, status
 from tests.support.units import BESIDE, as_unit, load_as_unit, without
 
@@ -194,6 +197,34 @@ def test_another_layout_is_taken_over_without_a_failed_connect(
             found.wait_for(lambda: counted(instance)[0] > before + 20, "connects go over the new maps")
             assert found.stop() == 0
     assert [connect for connect in connects if connect.error] == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_service_without_an_answer_does_not_keep_another_layout(
+    instance: str, cgroup: Path, tmp_path: Path, config: Path, *, known: bool
+) -> None:
+    """The sidecar never gets ready; its pools take over all the same, unless it has none."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP}:80": []})
+    pins = Pins(instance)
+    pins.directory.rename(pins.home / "v0")
+    never = '[[service]]\nname = "never"\nvip = "10.64.0.9:80"\ndns = "never.example:80"\n'
+    with listening("127.0.0.1") as (server,):
+        if known:
+            serving(config, server.name)
+        config.write_text((config.read_text() if known else "") + never)
+        options = ["--config", str(config), "--resolver", "127.0.0.1:1", "--instance", instance, *loading()]
+        hasty = [sys.executable, "-m", "tests.programs.hasty_sidecar", "3", "run", "--cgroup", str(cgroup), *options]
+        with running(hasty, tmp_path / "log"):
+            if known:
+                wait_until(lambda: pins.other_layouts() == [], "the other layout is gone")
+                assert dial(cgroup, VIP, 80) == ["ok"]
+            else:
+                wait_until(lambda: "source fails" in (tmp_path / "log").read_text(), "its source has been tried")
+                time.sleep(4)
+                assert [path.name for path in pins.other_layouts()] == ["v0"]
+                assert dial(cgroup, VIP, 80) == [refusal()]
+    assert '"ready"' not in (tmp_path / "log").read_text()
 
 
 def test_only_other_layout_stays(instance: str, cgroup: Path) -> None:
