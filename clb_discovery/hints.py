@@ -26,6 +26,17 @@ def unload_command(instance: str) -> str:
     return _command("unload", instance)
 
 
+def unload_others_command(instance: str) -> str:
+    """Return the command that removes the programs of other layouts of an instance."""
+    return f"{unload_command(instance)} --other-layouts"
+
+
+def only_other_layouts(instance: str, layouts: Sequence[str]) -> str:
+    """Return why programs of other layouts, such as `v2`, are not removed, and what has to be loaded first."""
+    stay = f"the programs of layout {', '.join(layouts)} stay"
+    return f"nothing of this version is loaded, so {stay}; start the sidecar, or run: {load_command(instance)}"
+
+
 def loaded_instances(names: Sequence[str]) -> str:
     """Return the answer to the name of an instance that is not loaded: those that are."""
     if not names:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clb_discovery.hints import load_command, unload_command
+from clb_discovery.hints import load_command, only_other_layouts, unload_command
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,12 @@ def test_unload_is_of_the_instance() -> None:
     """The command never unloads another instance."""
     assert unload_command("shop") == "clb-discovery unload --instance shop"
     assert unload_command("default") == "clb-discovery unload"
+
+
+def test_programs_of_other_layouts_stay_until_a_load() -> None:
+    """The line names them, the cause and the command of the instance."""
+    found = only_other_layouts("shop", ["v1", "v2"])
+    assert found == (
+        "nothing of this version is loaded, so the programs of layout v1, v2 stay; start the sidecar, or run: "
+        "clb-discovery load --instance shop"
+    )

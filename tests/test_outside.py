@@ -205,6 +205,7 @@ def statuses() -> Iterator[dict[str, Any]]:
             pid=pid,
             state=written,
             load_error="no such cgroup" if written else None,
+            other_layouts=[LAYOUT - 1] if written else [],
         )
         assert_is_status(found)
         yield found

@@ -33,7 +33,7 @@ def main(typed: argparse.Namespace) -> int:
         instance.write_loaded(cgroup.identity(target) or 0, near)
         if typed.group is not None:
             handover.share(pins, typed.group)
-            instance.share(typed.group)
+            instance.share(typed.group, alone=alone)
         ineffective = loader.objection(pins, target)
     if ineffective:
         raise HostError(ineffective)

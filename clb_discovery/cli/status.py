@@ -65,6 +65,7 @@ def read_status(name: str) -> dict[str, Any]:
         state=instance.read_state(),
         listening=listening_here(datapath.installed.virtual) if datapath else (),
         load_error=instance.load_error(),
+        other_layouts=pins.other_layout_numbers(),
     )
 
 

@@ -10,12 +10,16 @@ from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.pins import Pins, instance_names
-from clb_discovery.hints import loaded_instances
+from clb_discovery.errors import HostError
+from clb_discovery.hints import loaded_instances, only_other_layouts
 from clb_discovery.hosts_file.file import write_names
 
 
 def main(typed: argparse.Namespace) -> int:
-    """Remove what `load` and `run` have left of an instance, or only the programs of other versions."""
+    """Remove what `load` and `run` have left of an instance, or only the programs of other versions.
+
+    :raises HostError: if the programs of other versions are the only ones.
+    """
     name = read_options(typed, os.environ).instance
     pins, instance = Pins(name), Instance(name)
     loaded = pins.exist()
@@ -24,6 +28,8 @@ def main(typed: argparse.Namespace) -> int:
         return 0
     if typed.other_layouts:
         with instance.loading():
+            if pins.other_layouts() and not pins.are_there():  # without them nothing would be balanced
+                raise HostError(only_other_layouts(name, [path.name for path in pins.other_layouts()]))
             pins.remove_other_layouts()
         return 0
     with instance.locked(), ExitStack() as afterwards:

@@ -120,23 +120,24 @@ class Instance:
         finally:
             os.close(lock)
 
-    def share(self, group: int) -> None:
+    def share(self, group: int, *, alone: bool) -> None:
         """Let a group act as the writer of this instance: hold the lock, and write its state.
 
         :param group: its number; root without CAP_CHOWN must be a member.
+        :param alone: whether no other process writes. The state of a running sidecar stays, also if root runs it.
         :raises HostError: if the directory cannot be given to it.
         """
         try:
             with self._opened() as directory:
+                if alone and _owner(Place(directory, _STATE)) == os.fstat(directory).st_uid:
+                    os.unlink(_STATE, dir_fd=directory)  # a file of root, which the group could not replace
                 lock = os.open(_LOCK, os.O_RDWR | _OURS, dir_fd=directory)
                 try:
                     for fd, mode in ((directory, _SHARED_DIRECTORY), (lock, _SHARED_LOCK)):
                         os.chown(fd, -1, group)
                         os.fchmod(fd, mode)
                 finally:
-                    os.close(lock)
-                if _owner(Place(directory, _STATE)) == os.fstat(directory).st_uid:
-                    os.unlink(_STATE, dir_fd=directory)  # a file of root, which the group could not replace
+                    os.close(lock)  # which also ends our own locks of this file
         except OSError as error:
             raise HostError(f"cannot give {self._directory} to group {group}: {error.strerror}; run as root") from error
 

@@ -127,6 +127,10 @@ class Pins:
         with _reading():
             return sorted(path for path in self.home.glob("v*") if path != self.directory)
 
+    def other_layout_numbers(self) -> list[int]:
+        """Return the numbers of other layouts, sorted; none if we are not allowed to read the directory."""
+        return [layout for layout in self.layouts() if layout != LAYOUT]
+
     def have_maps(self) -> bool:
         """Tell whether all maps that every version of this layout has are pinned.
 

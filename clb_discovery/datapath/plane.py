@@ -89,6 +89,10 @@ class Plane(ABC):
         """Return other instances that serve the same VIPs, as far as we can read them; raises as `bring_up`."""
         return find_overlaps(self._pins, self.cgroup)
 
+    def other_layouts(self) -> Sequence[int]:
+        """Return the other layouts of the instance, whose programs run before ours, as far as we can see."""
+        return self._pins.other_layout_numbers()
+
     @abstractmethod
     def follows_outcomes(self) -> bool:
         """Tell whether the program that learns how TCP connects end is attached, as far as we can see."""
@@ -110,7 +114,10 @@ class Plane(ABC):
 
     @abstractmethod
     def settle(self) -> None:
-        """Clean up, once our maps serve every virtual server; raises as `bring_up`."""
+        """Clean up, once our maps serve in place of those of another layout; raises as `bring_up`.
+
+        It is called again and again, in case that something is left.
+        """
 
     @abstractmethod
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:

@@ -61,6 +61,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     state: Mapping[str, Any],
     listening: Collection[Vip] = (),
     load_error: str | None = None,
+    other_layouts: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Build the document. Scripts rely on its shape.
 
@@ -69,6 +70,7 @@ def document(  # noqa: PLR0913 - the parts of the document
         `sources`, `unpublished`, `parts`, `checks`, `zone` and `zones`.
     :param listening: the VIPs on which a program of this host listens.
     :param load_error: why the last load failed.
+    :param other_layouts: the layouts of other versions whose programs are loaded.
     """
     loaded = datapath if datapath and datapath.info else None
     parts = state.get("parts", {})
@@ -80,7 +82,7 @@ def document(  # noqa: PLR0913 - the parts of the document
         "format": FORMAT,
         "instance": instance,
         "version": version,
-        "datapath": _datapath(loaded, kernel) | {"load_error": load_error},
+        "datapath": _datapath(loaded, kernel) | {"load_error": load_error, "other_layouts": list(other_layouts)},
         "sidecar": {
             "running": pid is not None,
             "pid": pid,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.documents.names import endpoint, service_of, sources_of
-from clb_discovery.hints import load_command, outcomes_command
+from clb_discovery.hints import load_command, outcomes_command, unload_others_command
 from clb_discovery.publication.outcomes import WITHOUT_OUTCOMES
 from clb_discovery.text import some_of
 
@@ -36,16 +36,7 @@ class Problem(NamedTuple):
 def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems in the document of `status --json`, the worst first."""
     datapath, sidecar = status["datapath"], status["sidecar"]
-    if not datapath["loaded"]:
-        fix = "its sidecar loads it; with --loader none" if sidecar["running"] else "start the sidecar, or"
-        load = load_command(status["instance"])
-        yield Problem("data plane", f"the data plane is not loaded: nothing is balanced; {fix} run: {load}")
-    elif not datapath["effective"]:
-        reason = datapath["reason"]
-        yield Problem("data plane", f"the programs are not in effect: connects are not balanced: {reason}")
-    if datapath["load_error"]:
-        stays = "; the programs of the previous one stay as they are" if datapath["loaded"] else ""
-        yield Problem("data plane", f"the last load failed: {datapath['load_error']}{stays}")
+    yield from _loaded(status)
     in_need = dict.fromkeys(service_of(one) for one in status["virtual_servers"] if one["needs_outcomes"])
     if datapath["loaded"] and in_need and not datapath["outcomes"]:
         command = outcomes_command(status["instance"], datapath["cgroup"])
@@ -69,6 +60,35 @@ def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _sources(status)
     if datapath["loaded"] and not sidecar["running"]:
         yield Problem("sidecar", "sidecar not running: pools will not be updated")
+
+
+def layouts(numbers: Sequence[int]) -> str:
+    """Return the words for map layouts of other versions; empty if there are none."""
+    return f"layout {', '.join(f'v{number}' for number in numbers)}" if numbers else ""
+
+
+def _loaded(status: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with the programs: which are loaded, and whether they are in effect."""
+    datapath, running, instance = status["datapath"], status["sidecar"]["running"], status["instance"]
+    others, load = layouts(datapath["other_layouts"]), load_command(instance)
+    if not datapath["loaded"] and others:
+        pools = "the pools of its sidecar" if running else "its last pools"
+        fix = "restart the sidecar; with --loader none run first:" if running else "start the sidecar, or run:"
+        text = f"the data plane is loaded by another version ({others}): connects are balanced over {pools}"
+        yield Problem("data plane", f"{text}; {fix} {load}")
+    elif not datapath["loaded"]:
+        fix = "its sidecar loads it; with --loader none" if running else "start the sidecar, or"
+        yield Problem("data plane", f"the data plane is not loaded: nothing is balanced; {fix} run: {load}")
+    elif not datapath["effective"]:
+        reason = datapath["reason"]
+        yield Problem("data plane", f"the programs are not in effect: connects are not balanced: {reason}")
+    if datapath["loaded"] and others:
+        text = f"the programs of {others} run first: changes do not reach connects until the sidecar has removed them"
+        command = unload_others_command(instance)
+        yield Problem("data plane", f"{text}, once its pools are published; with --loader none run then: {command}")
+    if datapath["load_error"]:
+        stays = "; the programs of the previous one stay as they are" if datapath["loaded"] else ""
+        yield Problem("data plane", f"the last load failed: {datapath['load_error']}{stays}")
 
 
 def _zone(zone: Mapping[str, Any] | None) -> Iterator[Problem]:

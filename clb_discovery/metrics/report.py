@@ -27,6 +27,9 @@ class Report(NamedTuple):
     load_error: str | None = None
     """Why the last load failed."""
 
+    other_layouts: Sequence[int] = ()
+    """The layouts of other versions whose programs are loaded."""
+
     def status(self) -> bytes:
         """Return the document of `status --json`."""
         found = document(
@@ -38,5 +41,6 @@ class Report(NamedTuple):
             state={**self.state, "sources": [one.document for one in self.following]},
             listening=self.listening,
             load_error=self.load_error,
+            other_layouts=self.other_layouts,
         )
         return json.dumps(found).encode()

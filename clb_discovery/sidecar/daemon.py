@@ -184,6 +184,7 @@ class Daemon:
             ),
             listening=await self._local_listeners.now(datapath.installed),
             load_error=self._instance.load_error(),
+            other_layouts=self._plane.other_layouts(),
         )
 
     def _start_up(self, publisher: Publisher) -> None:
@@ -267,10 +268,10 @@ class Daemon:
         await self._check_servers(publisher)
         await publisher.look_at_outcomes()
         await publisher.look_around()
+        self._write_state()  # before names: `unload` finds their file by it, even if we are killed meanwhile
         await self._publish_names(publisher.installed)
         await self._local_listeners.announce(publisher.installed)
-        self._write_state()
-        self._notify(publisher.installed, settled=settled)
+        self._notify(publisher.installed, now, settled=settled)
         if self._store.is_due(self._services.applied, now, self._zone.kept):
             await self._write_last_good()
 
@@ -304,13 +305,17 @@ class Daemon:
         """Tell whether another change comes before the remaining part of a publication."""
         return self._changed or self._wakeup.is_reloading or self._wakeup.is_stopping
 
-    def _notify(self, installed: Installed, *, settled: bool) -> None:
-        """Report to the service manager how the sources are, and once that the sidecar is ready."""
+    def _notify(self, installed: Installed, now: float, *, settled: bool) -> None:
+        """Report to the service manager how the sources are, and once that the sidecar is ready.
+
+        Before that, the programs of another layout go, so that what waits for the sidecar is balanced by ours.
+        """
         services = self._services
         if self._readiness.reach(settled=settled, served=services.is_served):
             stale = sum(state.stale for state in services)
             virtual_servers = len(installed.virtual) - len(own_servers.virtual_servers(self._instance.name))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
+        if self._readiness.takes_over(now, published=bool(services.applied) and services.is_published):
             with self._announcer.trying("cannot remove the programs of another version", HostError, OSError):
                 self._plane.settle()
         self._service_manager.status(services.summary, ready=self._readiness.is_ready)

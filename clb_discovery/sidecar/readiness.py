@@ -7,6 +7,8 @@ from typing import Final
 
 FRESH_WITHIN: Final = 5.0
 """Seconds that sources have to answer before a start with last known sets counts as ready."""
+ALL_WITHIN: Final = 60.0
+"""Seconds that services without any answer keep the programs of another layout, which may still have their pools."""
 
 
 class Readiness:
@@ -15,10 +17,12 @@ class Readiness:
     def __init__(self) -> None:
         self.is_ready = False
         self._fresh_until = math.inf
+        self._all_until = math.inf
 
     def begin(self, now: float) -> None:
         """Give sources their time to answer from now on, by a clock that does not go backwards."""
         self._fresh_until = now + FRESH_WITHIN
+        self._all_until = now + ALL_WITHIN
 
     def is_settled(self, now: float, *, tried: bool) -> bool:
         """Tell whether last known sets are used in place of answers that are missing.
@@ -35,3 +39,13 @@ class Readiness:
             return False
         self.is_ready = True
         return True
+
+    def takes_over(self, now: float, *, published: bool) -> bool:
+        """Tell whether the programs of another layout can go, whose pools nobody updates.
+
+        They can when the sidecar is ready. A service that never has an answer must not keep them for ever: after a
+        while it is left to itself, unless discovery has not shown anything at all.
+
+        :param published: whether something is known, and all of that is published.
+        """
+        return self.is_ready or (published and now >= self._all_until)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from clb_discovery.documents.names import endpoint
 from clb_discovery.documents.rates import Key, Rate
-from clb_discovery.documents.verdict import problems, remarks
+from clb_discovery.documents.verdict import layouts, problems, remarks
 from clb_discovery.terminal.pools import Pools
 from clb_discovery.terminal.screen import padded, plain
 from clb_discovery.terminal.zones import own
@@ -75,7 +75,9 @@ class Status:
         yield ""
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         if not datapath["loaded"]:
-            table.add_row(plain("data plane"), plain("not loaded", "red"))
+            others = layouts(datapath["other_layouts"])
+            found = plain(f"loaded by another version ({others})", "yellow") if others else plain("not loaded", "red")
+            table.add_row(plain("data plane"), found)
         else:
             loaded = f"loaded ({datapath['loader']}) on {datapath['cgroup']}, "
             effective = plain(f"{loaded}in effect", "green")

@@ -149,6 +149,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
             "outcomes": True,
             "overlaps": [],
             "load_error": None,
+            "other_layouts": [],
         },
         "sidecar": {
             "running": True,

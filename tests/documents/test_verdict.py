@@ -17,6 +17,7 @@ def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
             "reason": None,
             "overlaps": [],
             "load_error": None,
+            "other_layouts": [],
             "outcomes": True,
             "cgroup": "/c",
         },
@@ -81,7 +82,14 @@ def test_not_loaded_is_the_only_problem() -> None:
     """Without a data plane, the sidecar that does not run is no problem of its own."""
     (only,) = last_line(
         status(
-            datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": [], "load_error": None},
+            datapath={
+                "loaded": False,
+                "effective": False,
+                "reason": "x",
+                "overlaps": [],
+                "load_error": None,
+                "other_layouts": [],
+            },
             sidecar={"running": False, "config_error": None, "metrics_error": None},
             sources=[],
             virtual_servers=[],
@@ -96,12 +104,48 @@ def test_not_loaded_names_the_command_that_loads() -> None:
     (only,) = last_line(
         status(
             instance="shop",
-            datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": [], "load_error": None},
+            datapath={
+                "loaded": False,
+                "effective": False,
+                "reason": "x",
+                "overlaps": [],
+                "load_error": None,
+                "other_layouts": [],
+            },
             sources=[],
             virtual_servers=[],
         )
     )
     assert only.endswith("; its sidecar loads it; with --loader none run: clb-discovery load --instance shop")
+
+
+def test_another_version_balances() -> None:
+    """Programs of another layout balance, so the line neither claims the opposite nor hides that they are old."""
+    nothing: dict[str, Any] = {"sources": [], "virtual_servers": []}
+    document = status(instance="shop", **nothing)
+    document["datapath"] |= {"loaded": False, "effective": False, "other_layouts": [2]}
+    (only,) = last_line(document)
+    assert only == (
+        "the data plane is loaded by another version (layout v2): connects are balanced over the pools of its sidecar; "
+        "restart the sidecar; with --loader none run first: clb-discovery load --instance shop"
+    )
+    document["sidecar"]["running"] = False
+    (only,) = last_line(document)
+    assert only == (
+        "the data plane is loaded by another version (layout v2): connects are balanced over its last pools; "
+        "start the sidecar, or run: clb-discovery load --instance shop"
+    )
+
+
+def test_another_version_runs_first() -> None:
+    """Beside our programs those of another layout still have the connects, until they are removed."""
+    document = status()
+    document["datapath"]["other_layouts"] = [1, 2]
+    (only,) = last_line(document)
+    assert only == (
+        "the programs of layout v1, v2 run first: changes do not reach connects until the sidecar has removed them, "
+        "once its pools are published; with --loader none run then: clb-discovery unload --other-layouts"
+    )
 
 
 EVERYTHING = status(
@@ -111,6 +155,7 @@ EVERYTHING = status(
         "reason": "the cgroup is gone",
         "overlaps": [{"instance": "b", "cgroup": "/", "relation": "above", "vips": ["10.64.0.1:80"]}],
         "load_error": "'/x' is not a cgroup",
+        "other_layouts": [],
         "outcomes": True,
     },
     sidecar={"running": False, "config_error": "line 3", "metrics_error": "port in use"},

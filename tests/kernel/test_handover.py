@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +22,10 @@ from clb_discovery.model.servers import Protocol
 from tests.programs.as_unit import USER
 from tests.support.cgroups import remove
 from tests.support.clients import connecting
-from tests.support.dataplane import dial, publish
+from tests.support.dataplane import dial, publish, refusal
 from tests.support.listeners import listening
-from tests.support.process import free_port
+from tests.support.loading import loading
+from tests.support.process import free_port, running, wait_until
 from tests.support.sidecar import Sidecar, clb, load, sidecar, status
 from tests.support.units import BESIDE, as_unit, load_as_unit, without
 
@@ -196,6 +199,60 @@ def test_another_layout_is_taken_over_without_a_failed_connect(
     assert [connect for connect in connects if connect.error] == []
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_service_without_an_answer_does_not_keep_another_layout(
+    instance: str, cgroup: Path, tmp_path: Path, config: Path, *, known: bool
+) -> None:
+    """The sidecar never gets ready; its pools take over all the same, unless it has none."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP}:80": []})
+    pins = Pins(instance)
+    pins.directory.rename(pins.home / "v0")
+    never = '[[service]]\nname = "never"\nvip = "10.64.0.9:80"\ndns = "never.example:80"\n'
+    with listening("127.0.0.1") as (server,):
+        if known:
+            serving(config, server.name)
+        config.write_text((config.read_text() if known else "") + never)
+        options = ["--config", str(config), "--resolver", "127.0.0.1:1", "--instance", instance, *loading()]
+        hasty = [sys.executable, "-m", "tests.programs.hasty_sidecar", "3", "run", "--cgroup", str(cgroup), *options]
+        with running(hasty, tmp_path / "log"):
+            if known:
+                wait_until(lambda: pins.other_layouts() == [], "the other layout is gone")
+                assert dial(cgroup, VIP, 80) == ["ok"]
+            else:
+                wait_until(lambda: "source fails" in (tmp_path / "log").read_text(), "its source has been tried")
+                time.sleep(4)
+                assert [path.name for path in pins.other_layouts()] == ["v0"]
+                assert dial(cgroup, VIP, 80) == [refusal()]
+    assert '"ready"' not in (tmp_path / "log").read_text()
+
+
+def test_only_other_layout_stays(instance: str, cgroup: Path) -> None:
+    """`unload --other-layouts` refuses to remove the programs of another layout if there are no others."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP}:80": []})
+    pins = Pins(instance)
+    pins.directory.rename(pins.home / "v0")
+    result = clb("unload", "--other-layouts", "--instance", instance)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (3, "", 1)
+    assert f"the programs of layout v0 stay; start the sidecar, or run: clb-discovery load --instance {instance}" in (
+        result.stderr
+    )
+    assert dial(cgroup, VIP, 80) == [refusal()]
+    shown = clb("status", "--instance", instance).stdout
+    assert "data plane  loaded by another version (layout v0)\n" in shown
+    assert (
+        "wrong  the data plane is loaded by another version (layout v0): connects are balanced over its last" in shown
+    )
+    load(instance, cgroup)
+    assert status(instance)["datapath"]["other_layouts"] == [0]
+    shown = " ".join(clb("status", "--problems", "--instance", instance).stdout.split())
+    assert "the programs of layout v0 run first: changes do not reach connects" in shown
+    for _ in range(2):  # the second time there is nothing to remove
+        assert clb("unload", "--other-layouts", "--instance", instance).returncode == 0
+    assert status(instance)["datapath"]["other_layouts"] == []
+
+
 def counted(instance: str) -> list[int]:
     """Return the number of connects of each virtual server."""
     return [server["connects"] for server in status(instance)["virtual_servers"]]
@@ -259,3 +316,16 @@ def test_state_of_another_user_is_named_and_goes_with_the_next_load(instance: st
     load(instance, cgroup, "--group", str(USER))
     assert as_user(write_state) == "written"
     assert Instance(instance).read_state() == {"pid": 2}
+
+
+def test_state_of_a_running_sidecar_outlives_a_load(instance: str, cgroup: Path, tmp_path: Path, config: Path) -> None:
+    """`load --group` beside a sidecar that root runs leaves its state, which it writes only when that changes."""
+    load(instance, cgroup)
+    with writing(instance, serving(config, "127.0.0.1:8080"), tmp_path) as found:
+        before = status(instance)
+        assert before["sources"]
+        load(instance, cgroup, "--group", str(USER))
+        assert status(instance)["sources"] == before["sources"]
+        assert found.stop() == 0
+    load(instance, cgroup, "--group", str(USER))
+    assert Instance(instance).read_state() == {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,10 @@ from clb_discovery.model.address import format_address
 from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, automatic_addresses
 from tests.support.cgroups import run_inside
 from tests.support.knot import KnotServer
+from tests.support.loading import loading
+from tests.support.pace import patient
 from tests.support.paths import directory_for_all
+from tests.support.process import running, wait_until
 from tests.support.redis import RedisServer, redis_servers
 from tests.support.sidecar import Sidecar, clb, sidecar, status
 from tests.support.spares import loaded_instance
@@ -125,6 +130,32 @@ def test_names_stay_as_long_as_the_data_plane(instance: str, cgroup: Path, tmp_p
             assert hosts.stat().st_ino == inode
         assert clb("unload", "--instance", instance).returncode == 0
     assert hosts.read_text() == f"{BEFORE}\n"
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_names_of_a_sidecar_that_is_killed_at_once_go(
+    instance: str, cgroup: Path, tmp_path: Path, hosts: Path, config: Path, *, reload: bool
+) -> None:
+    """If the sidecar dies right after it has published names, at its start or after a reload, unload removes them."""
+
+    def publish_in(path: Path) -> None:
+        service = '[[service]]\nname = "redis"\nservers = ["127.0.0.1:6379"]\n'
+        config.write_text(f'real-range = ["127.0.0.0/8"]\nhosts-file = "{path}"\n{service}')
+
+    other = tmp_path / "other"
+    publish_in(other if reload else hosts)
+    fatal = [sys.executable, "-m", "tests.programs.fatal_names", str(hosts), "run", "--config", str(config)]
+    command = [*fatal, "--instance", instance, "--cgroup", str(cgroup), *loading()]
+    with running(command, tmp_path / "log") as process:
+        if reload:
+            wait_until(lambda: other.exists() and "redis.clb" in other.read_text(), "names are published")
+            publish_in(hosts)
+            process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=patient(20)) == -signal.SIGKILL
+    assert "redis.clb" in hosts.read_text()
+    assert clb("unload", "--instance", instance).returncode == 0
+    assert "redis.clb" not in hosts.read_text()
+    assert not other.exists() or "redis.clb" not in other.read_text()
 
 
 def test_file_that_cannot_be_replaced_is_no_reason_to_end(

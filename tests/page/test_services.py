@@ -285,13 +285,14 @@ def test_all_that_is_wrong_with_an_instance_is_in_the_headline(opened: Opener, s
     found = document([virtual("web", "10.64.0.1", real("10.0.0.1", ejected=True))], sources=[never])
     vips = [f"10.64.0.{number}:80/tcp" for number in range(1, 6)]
     found["datapath"] |= {"effective": False, "reason": "the cgroup is gone", "load_error": "no such cgroup"}
+    found["datapath"]["other_layouts"] = [2]
     found["datapath"]["overlaps"] = [{"instance": "b", "cgroup": "/", "relation": "same", "vips": vips}]
     found["sidecar"] |= {"config_error": "line 3", "last_sync": None}
     stage.show(found)
     tab = opened()
     assert tab.evaluate(_HEALTH) == (
         "▲ the programs are not in effect: connects are not balanced: the cgroup is gone; "
-        "the last load failed: no such cgroup; "
+        "the programs of another version run first: see status; the last load failed: no such cgroup; "
         "instance b serves the same VIPs: 10.64.0.1:80/tcp, 10.64.0.2:80/tcp, 10.64.0.3:80/tcp and 2 more; "
         "configuration rejected, the previous one stays in effect: line 3; 1 real server ejected"
     )

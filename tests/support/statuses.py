@@ -34,6 +34,7 @@ def status(
             "outcomes": True,
             "overlaps": [],
             "load_error": None,
+            "other_layouts": [],
         },
         "sidecar": {"running": True, "pid": 4711, "last_sync": CHANGED, "config_error": None, "metrics_error": None},
         "sources": list(sources),

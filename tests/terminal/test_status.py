@@ -187,6 +187,8 @@ def test_an_instance_that_is_not_loaded_has_a_status() -> None:
     assert re.search(r"^sidecar     not running$", text, re.MULTILINE)
     assert r"config      rejected, the previous one stays: line 3\nis wrong" in text
     assert text.splitlines()[-1].startswith("wrong  the data plane is not loaded")
+    document["datapath"]["other_layouts"] = [2]
+    assert "data plane  loaded by another version (layout v2)\n" in as_text(Status(document, NOW), 300)
 
 
 def test_listeners_on_vips_have_a_line() -> None:

@@ -58,6 +58,7 @@ function showHealth({ datapath, sidecar, ...status }) {
   const ineffective = `the programs are not in effect: connects are not balanced: ${datapath.reason}`;
   if (!datapath.loaded) troubles.push({ text: "the data plane is not loaded: nothing is balanced" });
   else if (!datapath.effective) troubles.push({ text: ineffective });
+  if (datapath.other_layouts.length) troubles.push({ text: "the programs of another version run first: see status" });
   if (datapath.load_error) troubles.push({ text: `the last load failed: ${datapath.load_error}` });
   const isUnfollowed = datapath.loaded && !datapath.outcomes && status.virtual_servers.some((one) => one.needs_outcomes);
   if (isUnfollowed) troubles.push({ text: "outcomes are not followed: no server is ejected" });
