@@ -1,8 +1,9 @@
 """All checked virtual servers: what the results of their checks mean for each member of each pool.
 
-A verdict that a member is out is a lease of three intervals, which each further result renews while the member is down.
-So if the sidecar ends, or can no longer check, its members take connects again soon. On a busy host a sidecar may stop
-for a second, for example as it reads its configuration again; so a lease has at least three.
+A verdict that a member is out is a lease of three intervals, which each further result renews while the member is down;
+a passed one only if the lease is still valid, because it puts nobody out that is in service again. So if the sidecar
+ends, or can no longer check, its members take connects again soon. On a busy host a sidecar may stop for a second, for
+example as it reads its configuration again; so a lease has at least three.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class CheckTable:
                 record.since = now
             pause = _pause(target, now - record.heard_at if record.heard_at else 0)
             record.heard_at = now
-            if not record.health.up:
+            if not record.health.up and (not result.passed or record.verdict.out_until > now):
                 record.verdict = Verdict(now, now + max(LEASE * pause, LEAST_LEASE))
         if was_up and record.health.up:
             return False

@@ -154,6 +154,17 @@ def test_a_server_that_this_host_can_no_longer_check_comes_back_with_the_end_of_
     assert checked.round({2: FAILED}).changes == [Change(b"m2", "HTTP 503", 0)]
 
 
+def test_a_passed_check_puts_no_server_out() -> None:
+    """The lease was over, and the server is in service; a passed check that is not enough leaves it there."""
+    checked = Checked(pool(3))
+    checked.down(2)
+    for _ in range(3):
+        checked.round({2: UNKNOWN})
+    assert checked.round({2: PASSED}) == Decisions()
+    assert checked.round({2: FAILED}).changes == [Change(b"m2", "HTTP 503", 0)]
+    assert checked.round({2: PASSED}).verdicts == {b"m2": Verdict(checked.now, checked.now + 6 * SECOND)}
+
+
 def test_late_checks_have_longer_leases() -> None:
     """If too many checks wait for each other, the lease lasts until the next one; but not without limit."""
     checked = Checked(pool(3))
