@@ -139,6 +139,8 @@ class ActiveChecks:
         return result
 
     def _heard(self, target: Target, result: Result) -> None:
+        if target not in self._services:  # it is not followed any more
+            return
         if result.passed is None:
             self._unchecked[target] = result.reason
         else:
