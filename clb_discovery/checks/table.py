@@ -183,8 +183,8 @@ class CheckTable:
     def need(self, key: bytes) -> bool:
         """Let one passed check be enough, because a packed member fails connects and stays in service.
 
-        That is for members that are down in the same virtual servers: a passed one that waits for another is better
-        than one that fails. A last check that has passed is enough as well.
+        That is for other members that are down in the same virtual servers: a passed one that waits for another is
+        better than one that fails. A last check that has passed is enough as well.
 
         :returns: whether there is something to decide.
         """
@@ -199,9 +199,9 @@ class CheckTable:
         return bool(self._dirty)
 
     def _down_beside(self, own: Target) -> set[Target]:
-        """Return the targets that are down in the virtual servers of this one, itself among them."""
+        """Return the other targets that are down in the virtual servers of this one."""
         beside = {member.target for vip in self._users[own] for member in _members(self._pools[vip])}
-        return {target for target in beside if not self._records[target].health.up}
+        return {target for target in beside - {own} if not self._records[target].health.up}
 
     def failing(self) -> dict[Vip, dict[bytes, str]]:
         """Return the members of each checked virtual server that are down, each with the reason."""

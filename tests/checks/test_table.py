@@ -134,6 +134,21 @@ def test_only_the_next_check_of_a_needed_server_is_enough() -> None:
     assert not checked.table.need(b"x1")
 
 
+def test_a_server_that_fails_connects_is_not_the_one_that_is_needed() -> None:
+    """If it fails its checks as well, it has to pass `rise` of them: neither the next nor the last one is enough."""
+    checked = Checked(pool(2))
+    for result in (FAILED, FAILED, FAILED):
+        checked.round({1: result, 2: result})
+    for _ in range(2):
+        assert not checked.table.need(b"m2")
+        checked.round({1: FAILED, 2: PASSED})
+        assert b"m2" in checked.table.failing()[VIP]
+        checked.round({2: FAILED})
+    checked.round({2: PASSED})
+    assert not checked.table.need(b"m2")
+    assert b"m2" in checked.table.failing()[VIP]
+
+
 def test_a_server_that_rises_is_back() -> None:
     """The programs are told, and the log has for how long it was out."""
     checked = Checked(pool(3))
