@@ -188,7 +188,11 @@ class HealthWatch:
         async with self._maps() as (maps, installed):
             changes = tuple(self._reports)
             self._reports.clear()
-            found = await _in_thread(servers.reported, maps, installed, changes)
+            try:
+                found = await _in_thread(servers.reported, maps, installed, changes)
+            except OSError:
+                self._incomplete = True  # the next look finds what they were about
+                raise
             now = time.monotonic_ns()
             for change, seen in found:
                 if change.kind != ChangeKind.RETURNED:
