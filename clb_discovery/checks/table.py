@@ -107,8 +107,8 @@ class CheckTable:
 
         A member that is down stays so if its check changes, until the new one has passed often enough.
 
-        :param leases: verdicts in the kernel's maps that are valid now, which an earlier sidecar has left. Their
-            members begin as down, so that a restart sends no connects to servers that hang.
+        :param leases: verdicts of checks in the kernel's maps that are valid now, which an earlier sidecar has left.
+            Their members begin as down, so that a restart sends no connects to servers that hang.
         """
         down = {key: _Record(_FAILED_EARLIER, one.decided_at, 0, one) for key, one in (leases or {}).items()}
         down |= self._down()

@@ -113,6 +113,11 @@ class ActiveChecks:
             self._runner.hurry(target, min(interval, _RECALL_PAUSE) if needed else interval)
 
     @property
+    def out(self) -> Collection[bytes]:
+        """The packed members that their checks keep out."""
+        return self._table.out.keys()
+
+    @property
     def failing(self) -> Collection[bytes]:
         """The packed members that fail their checks, whether or not they are out."""
         return {key for down in self._table.failing().values() for key in down}
@@ -223,7 +228,7 @@ def _name(key: bytes) -> str:
 
 
 async def _leases(publisher: Publisher) -> dict[bytes, Verdict]:
-    """Return the verdicts by which servers are out now; an earlier sidecar may have left them."""
+    """Return the verdicts of checks by which servers are out now; an earlier sidecar may have left them."""
     async with publisher.using_maps() as (maps, installed):
         found = await asyncio.to_thread(servers.leases, maps, installed, time.monotonic_ns())
     return {member: Verdict(*said) for member, said in found.items()}
