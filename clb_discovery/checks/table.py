@@ -57,6 +57,17 @@ class Verdict(NamedTuple):
     """0: it takes connects."""
 
 
+def release(keys: Iterable[bytes], now: int, ejected: Collection[bytes]) -> dict[bytes, Verdict]:
+    """Return the verdicts that take back those of members that are out and not checked any more.
+
+    They take connects; but those that are ejected have a moment, in which a probe decides, and then the programs.
+
+    :param now: in nanoseconds of CLOCK_MONOTONIC.
+    :param ejected: packed members of any pools that are out or suspect because of failed connects.
+    """
+    return {key: Verdict(now, now + LEAST_LEASE if key in ejected else 0) for key in keys}
+
+
 class Change(NamedTuple):
     """A member that goes out, or comes back."""
 

@@ -21,7 +21,7 @@ from clb_discovery import __version__
 from clb_discovery.checks.exchange import Exchange
 from clb_discovery.checks.health import Result
 from clb_discovery.checks.runner import AT_A_TIME, LATE, Runner
-from clb_discovery.checks.table import EARLIER, Change, CheckedPool, CheckTable, Member, Verdict
+from clb_discovery.checks.table import EARLIER, Change, CheckedPool, CheckTable, Member, Verdict, release
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Steering
@@ -58,6 +58,7 @@ class ActiveChecks:
         self._work = asyncio.Event()
         self._installed: Installed | None = None
         self._checks: Mapping[str, Check] = {}
+        self._released: set[bytes] = set()  # members that were out, and are not checked any more
         self._unchecked: dict[Target, str] = {}  # targets that this host cannot check, each with the reason
 
     @asynccontextmanager
@@ -91,6 +92,7 @@ class ActiveChecks:
         targets = self._table.follow(pools, leases)
         for key, since in out.items():
             if key not in self._table.out and installed.index_of(key) is not None:  # it is not checked any more
+                self._released.add(key)
                 self._announcer.servers.check_passed(key, installed, time.monotonic_ns() - since)
         self._runner.follow(targets)
         self._services = _services(installed, pools)
@@ -157,10 +159,15 @@ class ActiveChecks:
         while True:
             await self._work.wait()
             self._work.clear()
-            found = self._table.decide(time.monotonic_ns(), health.out)
-            if found.verdicts:
+            now = time.monotonic_ns()
+            found = self._table.decide(now, health.out)
+            released = release(self._released, now, health.out)
+            self._released.clear()
+            if found.verdicts or released:
                 with self._announcer.trying("cannot steer servers", ClbError, OSError):
-                    await _write(publisher, found.verdicts)
+                    await _write(publisher, released | found.verdicts)
+            for key in released:
+                health.recall(key)
             for change in found.changes:
                 if change.reason is None:
                     health.overrule(change.key, found.verdicts[change.key].decided_at)

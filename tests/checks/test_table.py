@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from clb_discovery.checks.health import Result
 from clb_discovery.checks.table import (
     EARLIER,
+    LEAST_LEASE,
     MOST_URGENT,
     Change,
     CheckedPool,
@@ -18,6 +19,7 @@ from clb_discovery.checks.table import (
     Decisions,
     Member,
     Verdict,
+    release,
 )
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.check import Check, Target
@@ -278,6 +280,15 @@ def test_a_server_that_is_down_stays_so_if_its_check_changes() -> None:
         assert checked.table.decide(checked.now).verdicts[b"m2"].out_until == (
             0 if passed else checked.now + 12 * SECOND
         )
+
+
+def test_servers_that_are_not_checked_any_more_are_taken_back() -> None:
+    """One that is ejected as well has a moment for its probe, because it may be dead."""
+    now = 100 * SECOND
+    assert release([b"m1", b"m2"], now, {b"m2", b"m3"}) == {
+        b"m1": Verdict(now, 0),
+        b"m2": Verdict(now, now + LEAST_LEASE),
+    }
 
 
 def test_failing_servers_are_listed() -> None:

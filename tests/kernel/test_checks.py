@@ -396,6 +396,39 @@ def test_checks_begin_and_end_with_a_reload(cgroup: Path, instance: str, directo
             wait_until(takes, "it takes connects again")
 
 
+@pytest.mark.parametrize("time_out", ["1s", "1m"], ids=["its probe has passed", "its next probe is due in a minute"])
+def test_a_check_that_is_removed_keeps_no_ejected_server_out(
+    cgroup: Path, instance: str, directory: Path, config: Path, *, time_out: str
+) -> None:
+    """Its lease would last for hours, and the kernel looks at it because connects have ejected the server, too."""
+    ejection = f'eject-time = "{time_out}"\n'
+    with web_servers(*["127.0.0.1"] * 3) as servers:
+        config.write_text(service(servers, more=RARE + ejection))
+        with sidecar(instance, cgroup, directory, ["--config", str(config), *metrics(port := free_port())]) as found:
+            wait_for_probes(found, port, 3)
+            servers[0].stop()
+            dial(cgroup, VIP, 80, 30)
+            found.wait_for(lambda: failing(instance) == {servers[0].name}, "its check fails")
+            servers[0].status = 503
+            servers[0].start()
+            if time_out == "1s":
+                wait_for_probes(found, port, 4)
+            before = connects(instance)[servers[0].name]
+            assert dial(cgroup, VIP, 80, 30) == ["ok"] * 30
+            assert connects(instance)[servers[0].name] == before
+            config.write_text(service(servers, more=ejection))
+            found.reload()
+            began = time.monotonic()
+
+            def takes() -> bool:
+                assert set(dial(cgroup, VIP, 80, 10)) == {"ok"}
+                return connects(instance)[servers[0].name] > before
+
+            found.wait_for(takes, "it takes connects again")
+            assert time.monotonic() - began < 2 + SLACK
+            wait_for_events(found, "server returned", servers[:1])
+
+
 def test_verdicts_outlive_a_publication(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
     """A hung server stays out while others join and leave."""
     with web_servers(*["127.0.0.1"] * 5) as servers:

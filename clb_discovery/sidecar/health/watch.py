@@ -134,6 +134,11 @@ class HealthWatch:
         if self._cases.overrule(member, moment):
             self._announcer.servers.lets_in(member, Side.CONNECTS)
 
+    def recall(self, member: bytes) -> None:
+        """Probe a server soon that is out because of failed connects: its checks have no say any more."""
+        self._cases.recall(member, time.monotonic_ns())
+        self._start_probes()
+
     @asynccontextmanager
     async def _maps(self) -> AsyncIterator[tuple[Maps, Installed]]:
         async with self._publisher.using_maps() as (maps, installed):
