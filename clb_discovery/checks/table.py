@@ -1,8 +1,9 @@
 """All checked virtual servers: what the results of their checks mean for each member of each pool.
 
-A verdict that a member is out is a lease of three intervals, which each further result renews while the member is down.
-So if the sidecar ends, or can no longer check, its members take connects again soon. On a busy host a sidecar may stop
-for a second, for example as it reads its configuration again; so a lease has at least three.
+A verdict that a member is out is a lease of three intervals, which each further result renews while the member is down;
+a passed one only if the lease is still valid, because it puts nobody out that is in service again. So if the sidecar
+ends, or can no longer check, its members take connects again soon. On a busy host a sidecar may stop for a second, for
+example as it reads its configuration again; so a lease has at least three.
 """
 
 from __future__ import annotations
@@ -56,6 +57,17 @@ class Verdict(NamedTuple):
     """0: it takes connects."""
 
 
+def release(keys: Iterable[bytes], now: int, ejected: Collection[bytes]) -> dict[bytes, Verdict]:
+    """Return the verdicts that take back those of members that are out and not checked any more.
+
+    They take connects; but those that are ejected have a moment, in which a probe decides, and then the programs.
+
+    :param now: in nanoseconds of CLOCK_MONOTONIC.
+    :param ejected: packed members of any pools that are out or suspect because of failed connects.
+    """
+    return {key: Verdict(now, now + LEAST_LEASE if key in ejected else 0) for key in keys}
+
+
 class Change(NamedTuple):
     """A member that goes out, or comes back."""
 
@@ -106,8 +118,8 @@ class CheckTable:
 
         A member that is down stays so if its check changes, until the new one has passed often enough.
 
-        :param leases: verdicts in the kernel's maps that are valid now, which an earlier sidecar has left. Their
-            members begin as down, so that a restart sends no connects to servers that hang.
+        :param leases: verdicts of checks in the kernel's maps that are valid now, which an earlier sidecar has left.
+            Their members begin as down, so that a restart sends no connects to servers that hang.
         """
         down = {key: _Record(_FAILED_EARLIER, one.decided_at, 0, one) for key, one in (leases or {}).items()}
         down |= self._down()
@@ -144,7 +156,7 @@ class CheckTable:
                 record.since = now
             pause = _pause(target, now - record.heard_at if record.heard_at else 0)
             record.heard_at = now
-            if not record.health.up:
+            if not record.health.up and (not result.passed or record.verdict.out_until > now):
                 record.verdict = Verdict(now, now + max(LEASE * pause, LEAST_LEASE))
         if was_up and record.health.up:
             return False
@@ -182,8 +194,8 @@ class CheckTable:
     def need(self, key: bytes) -> bool:
         """Let one passed check be enough, because a packed member fails connects and stays in service.
 
-        That is for members that are down in the same virtual servers: a passed one that waits for another is better
-        than one that fails. A last check that has passed is enough as well.
+        That is for other members that are down in the same virtual servers: a passed one that waits for another is
+        better than one that fails. A last check that has passed is enough as well.
 
         :returns: whether there is something to decide.
         """
@@ -198,9 +210,9 @@ class CheckTable:
         return bool(self._dirty)
 
     def _down_beside(self, own: Target) -> set[Target]:
-        """Return the targets that are down in the virtual servers of this one, itself among them."""
+        """Return the other targets that are down in the virtual servers of this one."""
         beside = {member.target for vip in self._users[own] for member in _members(self._pools[vip])}
-        return {target for target in beside if not self._records[target].health.up}
+        return {target for target in beside - {own} if not self._records[target].health.up}
 
     def failing(self) -> dict[Vip, dict[bytes, str]]:
         """Return the members of each checked virtual server that are down, each with the reason."""

@@ -21,7 +21,7 @@ from clb_discovery import __version__
 from clb_discovery.checks.exchange import Exchange
 from clb_discovery.checks.health import Result
 from clb_discovery.checks.runner import AT_A_TIME, LATE, Runner
-from clb_discovery.checks.table import EARLIER, Change, CheckedPool, CheckTable, Member, Verdict
+from clb_discovery.checks.table import EARLIER, Change, CheckedPool, CheckTable, Member, Verdict, release
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Steering
@@ -58,6 +58,7 @@ class ActiveChecks:
         self._work = asyncio.Event()
         self._installed: Installed | None = None
         self._checks: Mapping[str, Check] = {}
+        self._released: set[bytes] = set()  # members that were out, and are not checked any more
         self._unchecked: dict[Target, str] = {}  # targets that this host cannot check, each with the reason
 
     @asynccontextmanager
@@ -91,6 +92,7 @@ class ActiveChecks:
         targets = self._table.follow(pools, leases)
         for key, since in out.items():
             if key not in self._table.out and installed.index_of(key) is not None:  # it is not checked any more
+                self._released.add(key)
                 self._announcer.servers.check_passed(key, installed, time.monotonic_ns() - since)
         self._runner.follow(targets)
         self._services = _services(installed, pools)
@@ -111,6 +113,11 @@ class ActiveChecks:
         for target in self._table.urgent(member):
             interval = target.check.interval
             self._runner.hurry(target, min(interval, _RECALL_PAUSE) if needed else interval)
+
+    @property
+    def out(self) -> Collection[bytes]:
+        """The packed members that their checks keep out."""
+        return self._table.out.keys()
 
     @property
     def failing(self) -> Collection[bytes]:
@@ -139,6 +146,8 @@ class ActiveChecks:
         return result
 
     def _heard(self, target: Target, result: Result) -> None:
+        if target not in self._services:  # it is not followed any more
+            return
         if result.passed is None:
             self._unchecked[target] = result.reason
         else:
@@ -150,10 +159,15 @@ class ActiveChecks:
         while True:
             await self._work.wait()
             self._work.clear()
-            found = self._table.decide(time.monotonic_ns(), health.out)
-            if found.verdicts:
+            now = time.monotonic_ns()
+            found = self._table.decide(now, health.out)
+            released = release(self._released, now, health.out)
+            self._released.clear()
+            if found.verdicts or released:
                 with self._announcer.trying("cannot steer servers", ClbError, OSError):
-                    await _write(publisher, found.verdicts)
+                    await _write(publisher, released | found.verdicts)
+            for key in released:
+                health.recall(key)
             for change in found.changes:
                 if change.reason is None:
                     health.overrule(change.key, found.verdicts[change.key].decided_at)
@@ -221,7 +235,7 @@ def _name(key: bytes) -> str:
 
 
 async def _leases(publisher: Publisher) -> dict[bytes, Verdict]:
-    """Return the verdicts by which servers are out now; an earlier sidecar may have left them."""
+    """Return the verdicts of checks by which servers are out now; an earlier sidecar may have left them."""
     async with publisher.using_maps() as (maps, installed):
         found = await asyncio.to_thread(servers.leases, maps, installed, time.monotonic_ns())
     return {member: Verdict(*said) for member, said in found.items()}

@@ -148,7 +148,7 @@ class Daemon:
             self._write_state()  # this can take seconds
             await self._zone.first()
             if health:
-                await health.look()
+                await health.look(self._checks.out)
                 await self._check_servers(publisher)
             self._unhealthy = self._unhealthy_now(publisher.installed, health)
 
@@ -222,7 +222,7 @@ class Daemon:
                 self._look_at_zones(publisher.installed, health)
                 await self._tick(publisher)
                 if health:
-                    await health.look()
+                    await health.look(self._checks.out)
             self._service_manager.alive()
             if not gc.isenabled():
                 gc.freeze()  # no search looks at it again

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from clb_discovery.checks.health import Result
 from clb_discovery.checks.table import (
     EARLIER,
+    LEAST_LEASE,
     MOST_URGENT,
     Change,
     CheckedPool,
@@ -18,6 +19,7 @@ from clb_discovery.checks.table import (
     Decisions,
     Member,
     Verdict,
+    release,
 )
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.check import Check, Target
@@ -134,6 +136,21 @@ def test_only_the_next_check_of_a_needed_server_is_enough() -> None:
     assert not checked.table.need(b"x1")
 
 
+def test_a_server_that_fails_connects_is_not_the_one_that_is_needed() -> None:
+    """If it fails its checks as well, it has to pass `rise` of them: neither the next nor the last one is enough."""
+    checked = Checked(pool(2))
+    for result in (FAILED, FAILED, FAILED):
+        checked.round({1: result, 2: result})
+    for _ in range(2):
+        assert not checked.table.need(b"m2")
+        checked.round({1: FAILED, 2: PASSED})
+        assert b"m2" in checked.table.failing()[VIP]
+        checked.round({2: FAILED})
+    checked.round({2: PASSED})
+    assert not checked.table.need(b"m2")
+    assert b"m2" in checked.table.failing()[VIP]
+
+
 def test_a_server_that_rises_is_back() -> None:
     """The programs are told, and the log has for how long it was out."""
     checked = Checked(pool(3))
@@ -152,6 +169,17 @@ def test_a_server_that_this_host_can_no_longer_check_comes_back_with_the_end_of_
     assert checked.round({2: UNKNOWN}) == checked.round({2: UNKNOWN}) == Decisions()
     assert checked.round({2: UNKNOWN}).changes == [Change(b"m2", None, 6 * SECOND)]
     assert checked.round({2: FAILED}).changes == [Change(b"m2", "HTTP 503", 0)]
+
+
+def test_a_passed_check_puts_no_server_out() -> None:
+    """The lease was over, and the server is in service; a passed check that is not enough leaves it there."""
+    checked = Checked(pool(3))
+    checked.down(2)
+    for _ in range(3):
+        checked.round({2: UNKNOWN})
+    assert checked.round({2: PASSED}) == Decisions()
+    assert checked.round({2: FAILED}).changes == [Change(b"m2", "HTTP 503", 0)]
+    assert checked.round({2: PASSED}).verdicts == {b"m2": Verdict(checked.now, checked.now + 6 * SECOND)}
 
 
 def test_late_checks_have_longer_leases() -> None:
@@ -252,6 +280,15 @@ def test_a_server_that_is_down_stays_so_if_its_check_changes() -> None:
         assert checked.table.decide(checked.now).verdicts[b"m2"].out_until == (
             0 if passed else checked.now + 12 * SECOND
         )
+
+
+def test_servers_that_are_not_checked_any_more_are_taken_back() -> None:
+    """One that is ejected as well has a moment for its probe, because it may be dead."""
+    now = 100 * SECOND
+    assert release([b"m1", b"m2"], now, {b"m2", b"m3"}) == {
+        b"m1": Verdict(now, 0),
+        b"m2": Verdict(now, now + LEAST_LEASE),
+    }
 
 
 def test_failing_servers_are_listed() -> None:

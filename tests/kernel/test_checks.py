@@ -76,6 +76,17 @@ def lines(found: Sidecar, event: str) -> list[dict[str, Any]]:
     return [line for line in found.lines() if line["event"] == event]
 
 
+def metrics(port: int) -> list[str]:
+    """Return the option for metrics at this port."""
+    return ["--metrics", f"127.0.0.1:{port}"]
+
+
+def wait_for_probes(found: Sidecar, port: int, count: int) -> None:
+    """Wait until so many probes have reached a real server: only then a failed one is evidence."""
+    expected = f'clb_probes_total{{result="up"}} {count:.1f}'
+    found.wait_for(lambda: expected in get(port, "/metrics").splitlines(), "every server was reached once")
+
+
 @pytest.mark.parametrize(("vip", "host"), [(VIP, "127.0.0.1"), (VIP6, "::1")])
 def test_a_hung_server_is_out_and_comes_back(
     cgroup: Path, instance: str, directory: Path, config: Path, *, vip: str, host: str
@@ -195,6 +206,32 @@ def test_a_restarted_sidecar_keeps_a_hung_server_out(
             assert connects(instance)[servers[0].name] == before
             servers[0].hangs = False
             wait_for_events(found, "server returned", servers[:1])
+
+
+def test_a_restarted_sidecar_probes_what_connects_have_ejected(
+    cgroup: Path, instance: str, directory: Path, config: Path
+) -> None:
+    """The verdict of a probe that the previous one has left says nothing of the check, which comes once in an hour."""
+    more = RARE.replace("fall = 1", "fall = 3") + 'eject-time = "1m"\n'
+    with web_servers(*["127.0.0.1"] * 3) as servers:
+        config.write_text(service(servers, more=more))
+        with sidecar(instance, cgroup, directory, ["--config", str(config), *metrics(port := free_port())]) as found:
+            wait_for_probes(found, port, 3)
+            servers[0].stop()
+            dial(cgroup, VIP, 80, 30)
+            wait_for_events(found, "server ejected", servers[:1])
+            (line,) = lines(found, "server ejected")
+            assert line["cause"] == "a failed connect, refused, and a failed probe"
+            assert found.stop() == 0
+        servers[0].start()
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            wait_for_events(found, "server returned", servers[:1])
+            line = lines(found, "server ejected")[-1]
+            assert line["cause"].endswith("before this sidecar started")
+            assert "check" not in line["cause"]
+            before = connects(instance)[servers[0].name]
+            assert dial(cgroup, VIP, 80, 60) == ["ok"] * 60
+            assert connects(instance)[servers[0].name] > before
 
 
 def test_status_and_metrics_show_checks(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
@@ -357,6 +394,39 @@ def test_checks_begin_and_end_with_a_reload(cgroup: Path, instance: str, directo
                 return connects(instance)[servers[0].name] > before
 
             wait_until(takes, "it takes connects again")
+
+
+@pytest.mark.parametrize("time_out", ["1s", "1m"], ids=["its probe has passed", "its next probe is due in a minute"])
+def test_a_check_that_is_removed_keeps_no_ejected_server_out(
+    cgroup: Path, instance: str, directory: Path, config: Path, *, time_out: str
+) -> None:
+    """Its lease would last for hours, and the kernel looks at it because connects have ejected the server, too."""
+    ejection = f'eject-time = "{time_out}"\n'
+    with web_servers(*["127.0.0.1"] * 3) as servers:
+        config.write_text(service(servers, more=RARE + ejection))
+        with sidecar(instance, cgroup, directory, ["--config", str(config), *metrics(port := free_port())]) as found:
+            wait_for_probes(found, port, 3)
+            servers[0].stop()
+            dial(cgroup, VIP, 80, 30)
+            found.wait_for(lambda: failing(instance) == {servers[0].name}, "its check fails")
+            servers[0].status = 503
+            servers[0].start()
+            if time_out == "1s":
+                wait_for_probes(found, port, 4)
+            before = connects(instance)[servers[0].name]
+            assert dial(cgroup, VIP, 80, 30) == ["ok"] * 30
+            assert connects(instance)[servers[0].name] == before
+            config.write_text(service(servers, more=ejection))
+            found.reload()
+            began = time.monotonic()
+
+            def takes() -> bool:
+                assert set(dial(cgroup, VIP, 80, 10)) == {"ok"}
+                return connects(instance)[servers[0].name] > before
+
+            found.wait_for(takes, "it takes connects again")
+            assert time.monotonic() - began < 2 + SLACK
+            wait_for_events(found, "server returned", servers[:1])
 
 
 def test_verdicts_outlive_a_publication(cgroup: Path, instance: str, directory: Path, config: Path) -> None:

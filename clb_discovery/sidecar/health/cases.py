@@ -282,6 +282,12 @@ class Cases:
             self._remove(case)
         return member not in self._cases
 
+    def recall(self, member: bytes, now: int) -> None:
+        """Probe a server that is out soon, if it is probed at all."""
+        case = self._cases.get(member)
+        if case and case.out and case.terms:
+            self._probe_soon(case, now)
+
     def _take(self, endpoint: Endpoint, now: int, found: list[Endpoint]) -> None:
         """Take an endpoint, unless it is being probed or its cases are over or due later."""
         due = [case.due for case in self._waiting(endpoint)]
@@ -298,10 +304,13 @@ class Cases:
         """Probe servers that are out again, those first that have waited longest."""
         out = (case for case in self._of.get(vip, {}).values() if case.out and case.terms)
         for case in nsmallest(MOST_RECALLED, out, key=lambda case: case.probed_at):
-            soon = max(now, case.probed_at + LEAST_INTERVAL)
-            if soon < case.due:
-                case.recalled = True
-                self._schedule(case, soon)
+            self._probe_soon(case, now)
+
+    def _probe_soon(self, case: _Case, now: int) -> None:
+        soon = max(now, case.probed_at + LEAST_INTERVAL)
+        if soon < case.due:
+            case.recalled = True
+            self._schedule(case, soon)
 
     def _hurry(self, case: _Case) -> None:
         case.due = 0

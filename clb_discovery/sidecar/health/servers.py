@@ -60,8 +60,13 @@ def reported(maps: Maps, installed: Installed, changes: Sequence[Change]) -> lis
     return found
 
 
-def out(maps: Maps, installed: Installed, known: Collection[bytes]) -> list[Seen]:
-    """Return the servers that are suspect, ejected or have a verdict, and these known members; one look at all."""
+def out(maps: Maps, installed: Installed, known: Collection[bytes], left: Collection[bytes] = ()) -> list[Seen]:
+    """Return the servers that are suspect, ejected or have a verdict, and these known members; one look at all.
+
+    Those that are out because of their checks are passed over: the checks tell of them.
+
+    :param left: the members that their checks keep out. An earlier sidecar may have left verdicts about others.
+    """
     servers, steering = maps.raw_servers(installed.top), maps.raw_steering(installed.top)
     ejected = memoryview(servers).cast("Q")[_EJECTED :: _SIZE // 8]
     verdicts = memoryview(steering).cast("Q")[0 :: _STEERING // 8]
@@ -72,21 +77,28 @@ def out(maps: Maps, installed: Installed, known: Collection[bytes]) -> list[Seen
     for index, member in _members(installed, interesting).items():
         server = elements.unpack_server(servers[index * _SIZE : (index + 1) * _SIZE])
         said = elements.unpack_steering(steering[index * _STEERING : (index + 1) * _STEERING])
-        if said.out_until and said.decided_at > server.changed_at and _is_checked(installed, member):
-            continue  # it is out because of its check, which tells of it
-        found.append(Seen(member, _terms(installed, member), server, said))
+        seen = Seen(member, _terms(installed, member), server, said)
+        if not _is_out_by_check(installed, seen, left):
+            found.append(seen)
     return found
 
 
 def leases(maps: Maps, installed: Installed, now: int) -> dict[bytes, Steering]:
-    """Return the verdicts by which members are out at this time, in nanoseconds of CLOCK_MONOTONIC."""
-    steering = maps.raw_steering(installed.top)
-    found = {
-        member: elements.unpack_steering(steering[index * _STEERING : (index + 1) * _STEERING])
-        for published in installed.virtual.values()
-        for member, index in published.servers.items()
-    }
-    return {member: said for member, said in found.items() if said.out_until > now}
+    """Return the verdicts of checks by which members are out at this time, in nanoseconds of CLOCK_MONOTONIC.
+
+    Members whose verdicts may be those of probes are missing: they are left to probes.
+    """
+    servers, steering = maps.raw_servers(installed.top), maps.raw_steering(installed.top)
+    found = {}
+    for vip, published in installed.virtual.items():
+        terms = terms_of(vip, published)
+        for member, index in published.servers.items():
+            said = elements.unpack_steering(steering[index * _STEERING : (index + 1) * _STEERING])
+            if said.out_until > now:
+                server = elements.unpack_server(servers[index * _SIZE : (index + 1) * _SIZE])
+                if said.decided_at > server.changed_at and not _may_be_of_a_probe(terms, server):
+                    found[member] = said
+    return found
 
 
 def steer(maps: Maps, installed: Installed, verdicts: Mapping[bytes, Steering]) -> dict[bytes, Server]:
@@ -101,6 +113,20 @@ def conclude(maps: Maps, installed: Installed, news: Sequence[News], now: int) -
     """Write the verdicts of probes, as `steer`, except where the checks of a service have another one."""
     verdicts = {one.member: one.verdict for one in news if one.verdict and not _is_overruled(maps, installed, one, now)}
     return steer(maps, installed, verdicts)
+
+
+def _is_out_by_check(installed: Installed, seen: Seen, left: Collection[bytes]) -> bool:
+    """Tell whether a server has a verdict of its checks by which it is out, or was until the lease was over."""
+    if not seen.steering.out_until or seen.steering.decided_at <= seen.server.changed_at:
+        return False
+    if not _is_checked(installed, seen.member):
+        return False
+    return seen.member in left or not _may_be_of_a_probe(seen.terms, seen.server)
+
+
+def _may_be_of_a_probe(terms: Terms | None, server: Server) -> bool:
+    """Tell whether a verdict that keeps a server out may be one of a probe: only ejected and suspect ones have any."""
+    return terms is not None and server.ejected_until > 0
 
 
 def _is_overruled(maps: Maps, installed: Installed, news: News, now: int) -> bool:

@@ -106,13 +106,16 @@ class HealthWatch:
                 self._timer.cancel()
             await self._stop()
 
-    async def look(self) -> None:
-        """Renew the lease, and look at all servers if reports may be missing; for each pass of the main loop."""
+    async def look(self, left: Collection[bytes] = ()) -> None:
+        """Renew the lease, and look at all servers if reports may be missing; for each pass of the main loop.
+
+        :param left: packed members that their checks keep out, which tell of them.
+        """
         with self._trying("cannot follow the health of servers"):
             async with self._maps() as (maps, installed):
                 self._listen(maps)
                 if self._incomplete or self._cases.has_unprobed:
-                    await self._look_at_all(maps, installed)
+                    await self._look_at_all(maps, installed, left)
         self._announcer.servers.flush(self._installed)
         self._start_probes()
 
@@ -130,6 +133,11 @@ class HealthWatch:
         """Take a server as back in service, because its checks have decided that at this moment."""
         if self._cases.overrule(member, moment):
             self._announcer.servers.lets_in(member, Side.CONNECTS)
+
+    def recall(self, member: bytes) -> None:
+        """Probe a server soon that is out because of failed connects: its checks have no say any more."""
+        self._cases.recall(member, time.monotonic_ns())
+        self._start_probes()
 
     @asynccontextmanager
     async def _maps(self) -> AsyncIterator[tuple[Maps, Installed]]:
@@ -188,7 +196,11 @@ class HealthWatch:
         async with self._maps() as (maps, installed):
             changes = tuple(self._reports)
             self._reports.clear()
-            found = await _in_thread(servers.reported, maps, installed, changes)
+            try:
+                found = await _in_thread(servers.reported, maps, installed, changes)
+            except OSError:
+                self._incomplete = True  # the next look finds what they were about
+                raise
             now = time.monotonic_ns()
             for change, seen in found:
                 if change.kind != ChangeKind.RETURNED:
@@ -196,10 +208,10 @@ class HealthWatch:
                 for news in self._cases.heard(seen.member, seen.terms, change, now):
                     self._tell(news, installed, seen.server)
 
-    async def _look_at_all(self, maps: Maps, installed: Installed) -> None:
+    async def _look_at_all(self, maps: Maps, installed: Installed, left: Collection[bytes]) -> None:
         self._incomplete = False
         try:
-            found = await _in_thread(servers.out, maps, installed, tuple(self._cases.members))
+            found = await _in_thread(servers.out, maps, installed, tuple(self._cases.members), frozenset(left))
         except OSError:
             self._incomplete = True
             raise

@@ -261,6 +261,19 @@ def test_a_server_that_is_needed_recalls_those_that_are_out(world: World) -> Non
     assert world.due() == [AT_ONE]
 
 
+def test_a_server_whose_checks_have_no_say_any_more_is_recalled(world: World) -> None:
+    """Its next probe is soon, with no longer interval after it; one that is not probed, or not out, is left alone."""
+    world.heard(ChangeKind.EJECTED)
+    world.heard(ChangeKind.EJECTED, of=TWO, terms=None)
+    world.wait()
+    world.probed(is_up=False)
+    for each in (ONE, TWO, SHARED):
+        world.cases.recall(each, world.now)
+    assert world.wait() == SECOND
+    (news,) = world.probed(is_up=False)
+    assert news.probe_in == TERMS.first
+
+
 def test_a_recall_concerns_one_virtual_server(world: World) -> None:
     """Those that are out for another one are not needed there."""
     world.heard(ChangeKind.EJECTED, of=SHARED)

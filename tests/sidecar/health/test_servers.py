@@ -96,14 +96,28 @@ def test_a_server_that_is_out_because_of_its_check_is_left_to_that(maps: Any) ->
     maps.servers[1] = maps.servers[2] = HEALTHY._replace(ejected_until=9, changed_at=5)
     for said, listed in ((Steering(6, 9), [TWO]), (Steering(4, 9), [ONE, TWO]), (Steering(6, 0), [ONE, TWO])):
         maps.said[1] = said
-        assert [seen.member for seen in servers.out(maps, checked, ())] == listed
+        assert [seen.member for seen in servers.out(maps, checked, (), [ONE])] == listed
+
+
+def test_an_ejected_server_is_left_to_probes_by_a_new_sidecar(maps: Any) -> None:  # noqa: ANN401
+    """The verdict about it may be one of a probe; that about another server, or where nothing is probed, is not."""
+    checked = installed(PassiveHealth(checked=True))
+    maps.servers[1] = HEALTHY._replace(ejected_until=9, changed_at=5)
+    maps.said[1:3] = Steering(6, 90), Steering(7, 90)
+    assert [seen.member for seen in servers.out(maps, checked, ())] == [ONE]
+    assert servers.leases(maps, checked, 30) == {TWO: Steering(7, 90)}
+    unprobed = installed(PassiveHealth(checked=True, suspicion=False))
+    assert servers.out(maps, unprobed, ()) == []
+    assert servers.leases(maps, unprobed, 30) == {ONE: Steering(6, 90), TWO: Steering(7, 90)}
 
 
 def test_leases_are_the_verdicts_that_are_valid(maps: Any) -> None:  # noqa: ANN401
-    """By which members are out now; not those that are over, or that say that a member is back."""
+    """By which members are out now; not those that are over, that say that it is back, or that came before it was."""
     maps.said[1:3] = Steering(10, 50), Steering(20, 30)
     assert servers.leases(maps, installed(), 30) == {ONE: Steering(10, 50)}
-    maps.said[1] = Steering(40, 0)
+    maps.servers[1] = HEALTHY._replace(changed_at=11)
+    assert servers.leases(maps, installed(), 30) == {}
+    maps.servers[1], maps.said[1] = HEALTHY, Steering(40, 0)
     assert servers.leases(maps, installed(), 30) == {}
 
 

@@ -78,6 +78,8 @@ class World(FakeServers):
         self.installed = Installed({VIP: published}, top=len(names) + 1)
         self.until = 0
         self.broken = False
+        self.unreadable = False
+        self.refused = 0
         self.times_recreated = 0
         self._lock = asyncio.Lock()
         self.meters = Meters()
@@ -105,6 +107,13 @@ class World(FakeServers):
     def hear_changes_until(self, moment: int) -> None:
         """Keep the lease."""
         self.until = moment
+
+    def raw_server(self, index: int) -> bytes:
+        """Return one server, unless that is broken."""
+        if self.unreadable:
+            self.refused += 1
+            raise PermissionError(1, "Operation not permitted")
+        return super().raw_server(index)
 
     def steer(self, said: Mapping[int, Steering]) -> None:
         """Say something of some, unless that is broken."""
@@ -198,6 +207,25 @@ def test_a_verdict_that_cannot_be_written_is_made_up_for() -> None:
 
         lines = world.run(story)
     assert "cannot follow the health of servers" in [line["event"] for line in lines]
+
+
+def test_reports_that_cannot_be_looked_into_are_made_up_for() -> None:
+    """The kernel refuses; the next look finds the server that they were about."""
+    with moody_servers("127.0.0.1") as (server,):
+        world = World([server.name])
+
+        async def story() -> None:
+            await until(lambda: world.counted(Result.UP) == 1)
+            world.servers[1] = HEALTHY._replace(ejected_until=1 << 62, changed_at=1, in_row=3)
+            world.unreadable = True
+            world.report(ChangeKind.EJECTED)
+            await until(lambda: world.refused > 0)
+            world.unreadable = False
+            await until(lambda: world.said[1].decided_at > 0)
+
+        lines = world.run(story)
+    told = [line["event"] for line in lines if line["log_level"] != "debug"]
+    assert told == ["cannot follow the health of servers", "server ejected", "server returned"]
 
 
 def test_a_bug_in_a_probe_is_reported_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
