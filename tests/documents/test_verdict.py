@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from clb_discovery.documents.verdict import Problem, empty_services, problems, remarks
+
+NOT_LOADED: Final[Mapping[str, Any]] = {
+    "loaded": False,
+    "effective": False,
+    "reason": "x",
+    "overlaps": [],
+    "load_error": None,
+    "other_layouts": [],
+}
 
 
 def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
@@ -82,14 +92,7 @@ def test_not_loaded_is_the_only_problem() -> None:
     """Without a data plane, the sidecar that does not run is no problem of its own."""
     (only,) = last_line(
         status(
-            datapath={
-                "loaded": False,
-                "effective": False,
-                "reason": "x",
-                "overlaps": [],
-                "load_error": None,
-                "other_layouts": [],
-            },
+            datapath=NOT_LOADED,
             sidecar={"running": False, "config_error": None, "metrics_error": None},
             sources=[],
             virtual_servers=[],
@@ -104,14 +107,7 @@ def test_not_loaded_names_the_command_that_loads() -> None:
     (only,) = last_line(
         status(
             instance="shop",
-            datapath={
-                "loaded": False,
-                "effective": False,
-                "reason": "x",
-                "overlaps": [],
-                "load_error": None,
-                "other_layouts": [],
-            },
+            datapath=NOT_LOADED,
             sources=[],
             virtual_servers=[],
         )
