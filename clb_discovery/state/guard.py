@@ -237,7 +237,7 @@ def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Co
     out = {*answer.out_members, *(identities[endpoint] for endpoint in answer.out if endpoint in identities)}
     if not out or any(one.identity == ALL_MEMBERS for one in answer.unread):
         return ()
-    usable = {identities.get(endpoint) for endpoint in _endpoints(answer.servers) if is_usable(endpoint)}
+    usable = {identities.get(endpoint) for endpoint in endpoints(answer.servers) if is_usable(endpoint)}
     return out - usable - {one.identity for one in answer.unread}
 
 
@@ -252,7 +252,7 @@ def _admit(  # noqa: PLR0913 - as `admit`, for one family
     missing = _missing(family, named)
     if not missing:
         return _with_all(family, named, words.identities)
-    present, before = _endpoints(named), _endpoints(family.good)
+    present, before = endpoints(named), endpoints(family.good)
     stated = words.taken_out(missing, family.identities)
     kept = words.unread(missing - stated, family.identities)
     vanished = filter(words.is_usable, missing - kept.keys())
@@ -281,7 +281,7 @@ def _admit(  # noqa: PLR0913 - as `admit`, for one family
 
 def _missing(family: Family, named: Pool) -> frozenset[Endpoint]:
     """Return the members that count and that an answer does not name."""
-    return _endpoints(family.good) - _endpoints(named) if family.good else frozenset()
+    return endpoints(family.good) - endpoints(named) if family.good else frozenset()
 
 
 def _with_all(family: Family, named: Pool, identities: Identities) -> Family:
@@ -352,8 +352,9 @@ def _without_absent(family: Family) -> Family:
 def _of(servers: Pool, identities: Identities) -> Identities:
     if not identities:
         return _NOTHING
-    return {endpoint: identities[endpoint] for endpoint in _endpoints(servers) if endpoint in identities}
+    return {endpoint: identities[endpoint] for endpoint in endpoints(servers) if endpoint in identities}
 
 
-def _endpoints(servers: Iterable[RealServer]) -> frozenset[Endpoint]:
+def endpoints(servers: Iterable[RealServer]) -> frozenset[Endpoint]:
+    """Return the addresses and ports of real servers."""
     return frozenset(map(_ENDPOINT, servers))

@@ -13,11 +13,11 @@ from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
-from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished, pools
+from clb_discovery.model.servers import Endpoint, Pools, Unpublished, pools
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
-from clb_discovery.state.guard import Families, Identities, as_named
+from clb_discovery.state.guard import Families, Identities, as_named, endpoints
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.service import Mark, ServiceState, spare
 from clb_discovery.text import some_of
@@ -245,8 +245,8 @@ class ServiceTable:
             own, numbered = installed.get(source), state.service.is_composed
             if numbered and last:
                 parts = [installed[part.source] for part in state.service.parts if part.source in installed]
-                there = {server.endpoint for pool in parts for server in pool}
-                numbered = not _endpoints(own or ()) <= _endpoints(last.servers)
+                there = endpoints(server for pool in parts for server in pool)
+                numbered = not endpoints(own or ()) <= endpoints(last.servers)
                 own = _of_part(own or Pools(), last.servers, there) or own
             servers = own if own is not None else last.servers if last else None
             if servers is None:
@@ -479,12 +479,8 @@ def _of_part(own: Pools, named: Pools, there: AbstractSet[Endpoint]) -> Pools:
     :param named: the part's last set on disk.
     :param there: the endpoints of all parts in the kernel.
     """
-    shared = [server for server in named if server.endpoint in there - _endpoints(own)]
+    shared = [server for server in named if server.endpoint in there - endpoints(own)]
     return pools([*as_named(own.ipv4, named), *as_named(own.ipv6, named), *shared])
-
-
-def _endpoints(servers: Iterable[RealServer]) -> set[Endpoint]:
-    return {server.endpoint for server in servers}
 
 
 def _is_of_others(service: Service, installed: Installed) -> bool:
