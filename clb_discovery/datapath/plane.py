@@ -116,7 +116,7 @@ class Plane(ABC):
     def settle(self) -> None:
         """Clean up, once our maps serve in place of those of another layout; raises as `bring_up`.
 
-        It is called again and again, in case that something is left.
+        It is called again if it failed.
         """
 
     @abstractmethod

@@ -85,6 +85,7 @@ class Daemon:
         self._unhealthy: Mapping[str, frozenset[Endpoint]] = {}  # by pool; only of those that follow zones
         self._early: list[tuple[str, Outcome]] | None = []
         """Outcomes of sources while the data plane is being loaded; None afterwards."""
+        self._is_alone = False  # whether the programs of another layout are removed
         self._changed = False  # whether the desired state may have changed
         self._pending = False  # whether an interrupted publication goes on at once
         self._readiness = Readiness()
@@ -315,10 +316,15 @@ class Daemon:
             stale = sum(state.stale for state in services)
             virtual_servers = len(installed.virtual) - len(own_servers.virtual_servers(self._instance.name))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
-        if self._readiness.takes_over(now, published=bool(services.applied) and services.is_published):
+        if not self._is_alone and self._takes_over(now):
             with self._announcer.trying("cannot remove the programs of another version", HostError, OSError):
                 self._plane.settle()
+                self._is_alone = True
         self._service_manager.status(services.summary, ready=self._readiness.is_ready)
+
+    def _takes_over(self, now: float) -> bool:
+        published = bool(self._services.applied) and self._services.is_published
+        return self._readiness.takes_over(now, published=published)
 
     def _finish_once(self) -> None:
         lost = self._services.lost
