@@ -285,8 +285,7 @@ CLB_GLOBAL __u32 clb_find_waiting(__u32 index, __s32 home)
 	struct clb_row *row;
 	__u32 at, bits;
 
-	at = pool ? clb_below(pool->servers) : 0;
-	row = pool ? clb_row_of(pool->generation, pool->row, at) : 0;
+	row = clb_random_row(pool, &at);
 	if (!row)
 		return CLB_NOBODY;
 	steered = clb_is_steered(pool);

@@ -401,36 +401,29 @@ static __always_inline int clb_is_peer(const struct bpf_sock *sk, const struct c
 /* What follows a connect: its changes of state, and the timers that run out before an answer. */
 #define CLB_FOLLOWS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG)
 
-/* The SYN of a TCP connect is sent: follow its state changes, if anything needs them. */
-CLB_HOT int clb_leaves(struct bpf_sock_ops *ctx)
+/* A TCP connect is about to send its SYN: follow its state changes, if anything needs them. Returns 0 if the record is that
+ * of an earlier connect, and released. */
+static __always_inline int clb_leaves(struct bpf_sock_ops *ctx, const struct bpf_sock *sk,
+				      const struct clb_record *record, __u64 cookie)
 {
-	struct bpf_sock *sk = ctx->sk;
-	struct clb_record record = {};
-	struct clb_socket *socket;
-	__u64 cookie;
+	struct clb_socket *socket = record->socket;
 	int missing;
 
-	if (!sk)
-		return 0;
-	cookie = clb_cookie_of(ctx, sk);
-	if (!cookie || !clb_find_record(sk, cookie, &record))
-		return 0;
-	socket = record.socket;
 	if (!clb_is_peer(sk, &socket->member)) { /* it is a direct connect, after one that failed at once */
-		clb_release(&record, cookie);
+		clb_release(record, cookie);
 		return 0;
 	}
 	if (!(socket->counts || socket->watched || socket->started || socket->connect_timeout_ms ||
 	      socket->dead_after_ms))
-		return 0;
+		return 1;
 	socket->at = clb_ticks();
-	clb_count_in(&record, cookie);
+	clb_count_in(record, cookie);
 	missing = CLB_FOLLOWS & ~ctx->bpf_sock_ops_cb_flags;
 	if (missing) {
 		socket->follows = missing;
 		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CLB_FOLLOWS);
 	}
-	return 0;
+	return 1;
 }
 
 static __always_inline void clb_arrives(struct bpf_sock_ops *ctx, struct clb_socket *socket, __u64 cookie)
@@ -491,8 +484,9 @@ CLB_HOT int clb_ends(struct bpf_sock_ops *ctx, const struct clb_record *record, 
 	return 0;
 }
 
-/* The kernel asks how long the first timer of a SYN is; before the first one, and again at each. Of sockets elsewhere only
- * the flag is tested, which a request for an incoming connection does not have. */
+/* The kernel asks how long the first timer of a SYN is: before it sends a SYN, and again as each of its timers runs out. The
+ * first question is where a connect begins for us, so that one look-up of its record is enough. Requests for incoming
+ * connections are asked about, too; they have no socket. */
 CLB_HOT int clb_sets_timer(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -502,7 +496,11 @@ CLB_HOT int clb_sets_timer(struct bpf_sock_ops *ctx)
 	if (!sk)
 		return 0;
 	cookie = clb_cookie_of(ctx, sk);
-	if (cookie && clb_find_record(sk, cookie, &record) && record.socket->connect_timeout_ms)
+	if (!cookie || !clb_find_record(sk, cookie, &record))
+		return 0;
+	if (!ctx->packets_out && !clb_leaves(ctx, sk, &record, cookie))
+		return 0;
+	if (record.socket->connect_timeout_ms)
 		ctx->reply = clb_timers_of(record.socket->connect_timeout_ms).first;
 	return 0;
 }
@@ -575,14 +573,12 @@ CLB_HOT int clb_changes_state(struct bpf_sock_ops *ctx)
 CLB_PROGRAM("sockops")
 int clb_sock_ops(struct bpf_sock_ops *ctx)
 {
-	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		clb_leaves(ctx);
+	if (ctx->op == BPF_SOCK_OPS_TIMEOUT_INIT)
+		clb_sets_timer(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_STATE_CB)
 		clb_changes_state(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_RTO_CB)
 		clb_waits(ctx);
-	else if (ctx->op == BPF_SOCK_OPS_TIMEOUT_INIT && ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTO_CB_FLAG)
-		clb_sets_timer(ctx);
 	return 1;
 }
 

@@ -376,8 +376,7 @@ CLB_GLOBAL int clb_recall(__u32 index)
 	struct clb_row *row;
 	__u64 decided_at;
 
-	at = pool ? clb_below(pool->servers) : 0;
-	row = pool ? clb_row_of(pool->generation, pool->row, at) : 0;
+	row = clb_random_row(pool, &at);
 	if (!row)
 		return 0;
 	bits = clb_bits_between(at, 0, pool->servers) & ~clb_bits_usable(row, bpf_ktime_get_ns(), 0, ~0ULL);
@@ -481,14 +480,12 @@ static __always_inline int clb_was_silent(const struct clb_virtual *pool, const 
  * time decides whether it has failed. */
 CLB_FUNCTION int clb_ended_early(const struct clb_sent *sent, __u64 cookie, __u32 cause)
 {
-	const struct clb_vip *vip = &sent->member.vip;
-	struct clb_virtual *pool;
+	const struct clb_virtual *pool;
 	__u32 index;
 
 	if (!(cause && sent->watched) && !sent->started)
 		return 0;
-	index = clb_find_virtual(vip, vip->port, clb_hash(vip->address));
-	pool = index ? clb_lookup(clb_virtual, &index) : 0;
+	pool = clb_virtual_of(&sent->member.vip, &index);
 	if (cause == CLB_CAUSE_SILENT && !clb_was_silent(pool, sent))
 		cause = CLB_CAUSE_NONE;
 	if (sent->started)
@@ -503,10 +500,11 @@ CLB_FUNCTION int clb_ended_early(const struct clb_sent *sent, __u64 cookie, __u3
  * seconds, in which others would be sent to a dead server: so its server becomes suspect at once. */
 CLB_FUNCTION int clb_doubt(const struct clb_sent *sent)
 {
-	const struct clb_vip *vip = &sent->member.vip;
 	struct clb_server *server = clb_server_since(&sent->server, sent->began);
-	__u32 index = clb_find_virtual(vip, vip->port, clb_hash(vip->address));
-	struct clb_virtual *pool = index ? clb_lookup(clb_virtual, &index) : 0;
+	const struct clb_virtual *pool;
+	__u32 index;
+
+	pool = clb_virtual_of(&sent->member.vip, &index);
 
 	if (server && pool && pool->eject_after && clb_was_silent(pool, sent))
 		clb_pass_over(pool, index, sent, server, CLB_CAUSE_SILENT, 0);

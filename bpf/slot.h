@@ -88,6 +88,13 @@ CLB_HOT __u32 clb_find_virtual(const struct clb_vip *vip, __be16 port, __u64 has
 	return 0;
 }
 
+/* The virtual server of a VIP, and its index; 0 if there is none. */
+static __always_inline const struct clb_virtual *clb_virtual_of(const struct clb_vip *vip, __u32 *index)
+{
+	*index = clb_find_virtual(vip, vip->port, clb_hash(vip->address));
+	return *index ? clb_lookup(clb_virtual, index) : 0;
+}
+
 /* The slot with this index in its row. */
 static __always_inline struct clb_slot *clb_slot_at(const struct clb_row *row, __u32 index)
 {
@@ -127,6 +134,13 @@ static __always_inline struct clb_row *clb_next_row(__u64 generation, __u32 from
 	(void)generation;
 	return from == CLB_OVERFLOWS ? 0 : clb_lookup(clb_rows, &at);
 #endif
+}
+
+/* The row of a random slot of a virtual server, and the index of the slot. */
+static __always_inline struct clb_row *clb_random_row(const struct clb_virtual *pool, __u32 *at)
+{
+	*at = pool ? clb_below(pool->servers) : 0;
+	return pool ? clb_row_of(pool->generation, pool->row, *at) : 0;
 }
 
 /* The slot with this index. */
