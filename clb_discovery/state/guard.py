@@ -95,13 +95,15 @@ class Guarded(NamedTuple):
     @property
     def withheld(self) -> tuple[int, int]:
         """How many real servers would go, and of how many, in the families that hold a removal."""
+        if not self.held:  # most are not, and a start asks thousands
+            return 0, 0
         held = [family for family in (self.ipv4, self.ipv6) if family.absent]
         return sum(len(family.absent) for family in held), sum(len(family.good) for family in held)
 
     @property
     def absent_since(self) -> float | None:
         """The time of the first answer without a member that is still absent; None if there is none."""
-        return min((since for family in (self.ipv4, self.ipv6) for since in family.absent.values()), default=None)
+        return min((*self.ipv4.absent.values(), *self.ipv6.absent.values()), default=None)
 
     def serves(self, is_usable: Callable[[Endpoint], bool]) -> Families:
         """Return the families in which there is a usable real server that is not absent."""

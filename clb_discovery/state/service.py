@@ -32,6 +32,8 @@ class Mark(Enum):
     CHECKED = auto()
     ZONED = auto()
     """The pools of its service follow zones."""
+    HELD = auto()
+    """A removal is held."""
     DUE_LATER = auto()
     """It has a deadline."""
     UNTRIED = auto()
@@ -164,10 +166,13 @@ class ServiceState(_Fields):
             return self._replace(
                 error=outcome.reason, errors=errors, unusable=unusable, answered=answered, hastened=False
             )
-        state = self._replace(error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False)
         if isinstance(outcome, Listing):
-            return _with_listing(state, outcome)
-        return _with_answer(state, outcome, now, at, real_ranges, spare=spare)
+            new = _with_listing(outcome)
+        else:
+            new = _with_answer(self, outcome, now, at, real_ranges, spare=spare)
+        return self._replace(
+            **new, error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False
+        )
 
     def _is_unreadable(self, answer: Answer) -> bool:
         """Tell whether an answer names only members that cannot be read, while no member is known."""
@@ -227,7 +232,7 @@ class ServiceState(_Fields):
             return None
         return self.guarded.deadline(self.policy)
 
-    @property
+    @cached_property
     def state(self) -> str:
         """One of `STATES`."""
         if self.error is not None or not self.answered:
@@ -241,6 +246,7 @@ class ServiceState(_Fields):
             Mark.FROM_CATALOG: self.from_catalog,
             Mark.CHECKED: self.service.check is not None,
             Mark.ZONED: self.service.zones is not None,
+            Mark.HELD: self.guarded.held,
             Mark.DUE_LATER: self.deadline is not None,
             Mark.UNANSWERED: not self.answered,
             Mark.UNTRIED: not self.answered and self.error is None,
@@ -341,10 +347,11 @@ def spare(others: Iterable[ServiceState], real_ranges: Sequence[Network]) -> Fam
     return Families(any(one.ipv4 for one in serving), any(one.ipv6 for one in serving))
 
 
-def _with_listing(state: ServiceState, listing: Listing) -> ServiceState:
+def _with_listing(listing: Listing) -> dict[str, Any]:
+    """Return the fields that a listing sets."""
     objections = {name: reason for name in listing.names if (reason := consul_objection(name))}
     refused = [Refusal(f"service {name[:_LONGEST]!r}", reason) for name, reason in sorted(objections.items())]
-    return state._replace(listed=listing.names - objections.keys(), refused=tuple(refused))
+    return {"listed": listing.names - objections.keys(), "refused": tuple(refused)}
 
 
 def _with_answer(  # noqa: PLR0913 - all that an answer depends on
@@ -355,7 +362,8 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
     real_ranges: Sequence[Network],
     *,
     spare: Callable[[], Families],
-) -> ServiceState:
+) -> dict[str, Any]:
+    """Return the fields that an answer sets."""
     opt_in, leaving = state.opt_in, state.leaving
     if state.from_catalog:
         leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
@@ -367,16 +375,16 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
         absent_since = None
     elif since != state.guarded.absent_since:
         absent_since = at - timedelta(seconds=now - since)
-    return state._replace(
-        guarded=guarded,
-        absent_since=absent_since,
-        opt_in=opt_in,
-        leaving=leaving,
-        left_out=answer.left_out,
-        note=answer.note,
-        places=_places(state.places, answer, guarded.good),
-        numbered=state.numbered and not answer.servers,
-    )
+    return {
+        "guarded": guarded,
+        "absent_since": absent_since,
+        "opt_in": opt_in,
+        "leaving": leaving,
+        "left_out": answer.left_out,
+        "note": answer.note,
+        "places": _places(state.places, answer, guarded.good),
+        "numbered": state.numbered and not answer.servers,
+    }
 
 
 def _places(before: Places, answer: Answer, good: Pools) -> Places:

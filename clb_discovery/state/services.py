@@ -68,8 +68,8 @@ class ServiceTable:
         self._sets: dict[str, LastGood] = {}
         """The set of each state of which anything is known, without the time of the answer: the same object for as long
         as it is equal."""
-        self._marked = Counter[Mark]()
-        """How many states have each mark. There may be thousands of states, and one change must not look at all."""
+        self._marked = Counter[tuple[Mark, ...]]()
+        """How many states have which marks. There may be thousands of states, and one change must not look at all."""
         self._composed = _composed(services)
         self.applied: Mapping[str, LastGood] = {}
         """The last published set of each source, without the time."""
@@ -99,18 +99,14 @@ class ServiceTable:
         """Replace the state of a service. No other code does."""
         source = state.source
         if source in self._states:
-            self._count(self._states[source], -1)
-        self._count(state, 1)
+            self._marked[self._states[source].marks] -= 1
+        self._marked[state.marks] += 1
         self._states[source] = state
         if state.known:
             self._sets[source] = _last_good(state, self._sets.get(source))
         else:
             self._sets.pop(source, None)
         self._summary = None
-
-    def _count(self, state: ServiceState, by: int) -> None:
-        for mark in state.marks:
-            self._marked[mark] += by
 
     # Events
 
@@ -122,9 +118,8 @@ class ServiceTable:
         before = self._states.get(source)
         if before is None:
             return None
-        others = self._others(before)
-        self._put(before.after(outcome, now, at, self._real_ranges, spare=lambda: self._spare(others)))
-        released = tuple(self._release(others))
+        self._put(before.after(outcome, now, at, self._real_ranges, spare=lambda: self._spare(self._others(before))))
+        released = tuple(self._release(self._others(before))) if self._has(Mark.HELD) else ()
         if self._states[source].listed:
             joined = self._join()
             self._late |= joined if before.answered else set()
@@ -172,7 +167,7 @@ class ServiceTable:
         """Leave services that no longer opt in; return whether there was one."""
         left = catalog.left(self._states) if CATALOG in self._states else []
         for source in left:
-            self._count(self._states.pop(source), -1)
+            self._marked[self._states.pop(source).marks] -= 1
             self._sets.pop(source, None)
             self._summary = None
         self._late -= set(left)
@@ -192,9 +187,13 @@ class ServiceTable:
         """The times when sources will be due."""
         return (state.deadline for state in self._with(Mark.DUE_LATER) if state.deadline is not None)
 
+    def _has(self, mark: Mark) -> bool:
+        """Tell whether any state has a mark."""
+        return any(number and mark in marks for marks, number in self._marked.items())
+
     def _with(self, mark: Mark) -> Iterator[ServiceState]:
         """Yield the states with a mark, in their order."""
-        return (state for state in self if mark in state.marks) if self._marked[mark] else iter(())
+        return (state for state in self if mark in state.marks) if self._has(mark) else iter(())
 
     def adopt(
         self, services: Sequence[Service], max_services: int = MAX_SERVICES, real_ranges: Sequence[Network] = ()
@@ -276,7 +275,7 @@ class ServiceTable:
         without_room: defaultdict[str, list[Unpublished]] = defaultdict(list)
         for one in unpublished:
             without_room[one.source].append(one)
-        if not (words or servers or without_room or remarks or self._marked[Mark.OBJECTED]):
+        if not (words or servers or without_room or remarks or self._has(Mark.OBJECTED)):
             return []
         changes = []
         for source, before in self._states.items():
@@ -300,7 +299,7 @@ class ServiceTable:
         Parts of a pool wait for those with a lower priority: a last resort that is there at once, such as a static one,
         would otherwise have all connects until the first answer. All of them wait while other sources serve their VIPs.
         """
-        if not self._marked[Mark.UNTRIED] and not self._replacing:
+        if not self._has(Mark.UNTRIED) and not self._replacing:
             return dict(self._sets)
         return {source: last for source, last in self._sets.items() if not self._waits(self._states[source])}
 
@@ -331,7 +330,7 @@ class ServiceTable:
 
     def places(self, known: Mapping[str, LastGood]) -> Mapping[str, Places]:
         """Return the places of the members of each of these sources; nothing if no service follows zones."""
-        return {source: last.places for source, last in known.items()} if self._marked[Mark.ZONED] else {}
+        return {source: last.places for source, last in known.items()} if self._has(Mark.ZONED) else {}
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -379,7 +378,7 @@ class ServiceTable:
     @property
     def is_complete(self) -> bool:
         """Whether every service has had an answer since the start, so that a virtual server without one can go."""
-        complete = not self._marked[Mark.UNANSWERED] and self._begun.issuperset(self._states)
+        complete = not self._has(Mark.UNANSWERED) and not self._replacing  # then no part waits for another one
         return complete or self._all(lambda state: state.answered and not self._waits(state))
 
     def _all(self, holds: Callable[[ServiceState], bool]) -> bool:
@@ -391,7 +390,7 @@ class ServiceTable:
     @property
     def is_tried(self) -> bool:
         """Whether every source has come back with something since the start, be it a failure."""
-        return not self._marked[Mark.UNTRIED]
+        return not self._has(Mark.UNTRIED)
 
     @property
     def lost(self) -> Sequence[ServiceState]:
