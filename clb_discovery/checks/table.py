@@ -139,6 +139,10 @@ class CheckTable:
         self._dirty = set(self._pools)
         return users.keys()
 
+    def forget_written(self) -> None:
+        """Decide to write all verdicts again after the next `follow`, because other maps do not have them."""
+        self._written = {}
+
     def hear(self, target: Target, result: Result, now: int) -> bool:
         """Take the result of a check; return whether there is something to decide.
 

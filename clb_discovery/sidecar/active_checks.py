@@ -57,6 +57,7 @@ class ActiveChecks:
         self._services: Mapping[Target, Collection[str]] = {}
         self._work = asyncio.Event()
         self._installed: Installed | None = None
+        self._recreated = 0  # how often the maps were recreated before the last look
         self._checks: Mapping[str, Check] = {}
         self._released: set[bytes] = set()  # members that were out, and are not checked any more
         self._unchecked: dict[Target, str] = {}  # targets that this host cannot check, each with the reason
@@ -86,6 +87,9 @@ class ActiveChecks:
         self._announcer.trouble("checks are late", late if self._runner.late > LATE else None)
         if installed is self._installed and checks == self._checks:
             return
+        if publisher.times_recreated != self._recreated:
+            self._recreated = publisher.times_recreated
+            self._table.forget_written()
         leases = await _leases(publisher) if self._installed is None and checks else {}
         self._installed, self._checks = installed, checks
         pools, out = list(_pools(installed, checks)), dict(self._table.out)

@@ -266,7 +266,8 @@ class Daemon:
         if await publisher.keep_up():
             self._changed = True
             self._wakeup.ring()
-        await self._check_servers(publisher)
+        else:  # new maps have no servers to check until the publication that follows
+            await self._check_servers(publisher)
         await publisher.look_at_outcomes()
         await publisher.look_around()
         self._write_state()  # before names: `unload` finds their file by it, even if we are killed meanwhile

@@ -446,6 +446,26 @@ def test_verdicts_outlive_a_publication(cgroup: Path, instance: str, directory: 
             assert connects(instance)[servers[0].name] == before
 
 
+def test_a_hung_server_stays_out_in_maps_that_are_made_anew(
+    cgroup: Path, instance: str, directory: Path, config: Path
+) -> None:
+    """Its next check comes in an hour, and until then the new maps need the verdict of the last one."""
+    with web_servers(*["127.0.0.1"] * 3) as servers:
+        config.write_text(service(servers, more=RARE))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            servers[0].stop()
+            dial(cgroup, VIP, 80, 30)
+            found.wait_for(lambda: failing(instance) == {servers[0].name}, "it was checked")
+            servers[0].start()  # so that a connect does not put it out
+            Pins(instance).remove()
+            found.wait_for(lambda: found.events().count("pool published") == 2, "it fills new maps")
+            assert failing(instance) == {servers[0].name}
+            wait_until(lambda: real_servers(instance)[servers[0].name]["state"] == "ejected", "the verdict is there")
+            before = connects(instance)[servers[0].name]
+            assert dial(cgroup, VIP, 80, 40) == ["ok"] * 40
+            assert connects(instance)[servers[0].name] == before
+
+
 def test_other_services_are_not_steered(cgroup: Path, instance: str, directory: Path, config: Path) -> None:
     """The flag is that of the service: connects to others do not pay for it."""
     other = '[[service]]\nname = "plain"\nvip = "10.64.0.2:80"\nservers = ["127.0.0.1:9"]\n'
