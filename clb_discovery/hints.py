@@ -31,10 +31,15 @@ def unload_others_command(instance: str) -> str:
     return f"{unload_command(instance)} --other-layouts"
 
 
-def only_other_layouts(instance: str, layouts: Sequence[str]) -> str:
-    """Return why programs of other layouts, such as `v2`, are not removed, and what has to be loaded first."""
-    stay = f"the programs of layout {', '.join(layouts)} stay"
-    return f"nothing of this version is loaded, so {stay}; start the sidecar, or run: {load_command(instance)}"
+def only_other_layouts(instance: str, layouts: Sequence[str], *, loaded: bool) -> str:
+    """Return why programs of other layouts, such as `v2`, are not removed, and what has to be done first.
+
+    :param loaded: whether the programs of this version are loaded, without any pool.
+    """
+    stay = f"the programs of layout {', '.join(layouts)} stay; start the sidecar"
+    if loaded:
+        return f"no pool of this version is published, so {stay}"
+    return f"nothing of this version is loaded, so {stay}, or run: {load_command(instance)}"
 
 
 def loaded_instances(names: Sequence[str]) -> str:

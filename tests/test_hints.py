@@ -32,7 +32,9 @@ def test_unload_is_of_the_instance() -> None:
 
 def test_programs_of_other_layouts_stay_until_a_load() -> None:
     """The line names them, the cause and the command of the instance."""
-    found = only_other_layouts("shop", ["v1", "v2"])
+    empty = only_other_layouts("shop", ["v2"], loaded=True)
+    assert empty == "no pool of this version is published, so the programs of layout v2 stay; start the sidecar"
+    found = only_other_layouts("shop", ["v1", "v2"], loaded=False)
     assert found == (
         "nothing of this version is loaded, so the programs of layout v1, v2 stay; start the sidecar, or run: "
         "clb-discovery load --instance shop"

@@ -9,16 +9,18 @@ from contextlib import ExitStack
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
+from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins, instance_names
 from clb_discovery.errors import HostError
 from clb_discovery.hints import loaded_instances, only_other_layouts
 from clb_discovery.hosts_file.file import write_names
+from clb_discovery.model import own_servers
 
 
 def main(typed: argparse.Namespace) -> int:
     """Remove what `load` and `run` have left of an instance, or only the programs of other versions.
 
-    :raises HostError: if the programs of other versions are the only ones.
+    :raises HostError: if only the programs of other versions balance anything.
     """
     name = read_options(typed, os.environ).instance
     pins, instance = Pins(name), Instance(name)
@@ -27,9 +29,8 @@ def main(typed: argparse.Namespace) -> int:
         _print_nothing_loaded(name)
         return 0
     if typed.other_layouts:
-        with instance.loading():
-            if pins.other_layouts() and not pins.are_there():  # without them nothing would be balanced
-                raise HostError(only_other_layouts(name, [path.name for path in pins.other_layouts()]))
+        with instance.loading() as is_alone:
+            _require_ours(pins, is_alone=is_alone)
             pins.remove_other_layouts()
         return 0
     with instance.locked(), ExitStack() as afterwards:
@@ -42,6 +43,23 @@ def main(typed: argparse.Namespace) -> int:
     if not loaded:
         _print_nothing_loaded(name)
     return 0
+
+
+def _require_ours(pins: Pins, *, is_alone: bool) -> None:
+    """Raise HostError if nothing would be balanced any more without the programs of other versions.
+
+    :param is_alone: whether no sidecar runs; one that does has published what it knows.
+    """
+    others = [path.name for path in pins.other_layouts()]
+    if not others:
+        return
+    if not pins.are_there():
+        raise HostError(only_other_layouts(pins.instance, others, loaded=False))
+    if is_alone:
+        with Maps(pins) as maps:
+            published = maps.read().virtual.keys() - own_servers.virtual_servers(pins.instance).keys()
+        if not published:
+            raise HostError(only_other_layouts(pins.instance, others, loaded=True))
 
 
 def _print_nothing_loaded(instance: str) -> None:

@@ -352,7 +352,7 @@ class Daemon:
         if source == CATALOG:
             self._announcer.trouble("services not followed", self._services.too_many)
         counts, shows = change.counts, change.shows
-        if self._settings.options.log_level == "debug":  # a line that is dropped takes 3 us, and a start hears thousands
+        if self._settings.options.log_level == "debug":  # even a line that is dropped takes 3 us, at each outcome
             _log.debug("outcome heard", source=source, counts=counts, shows=shows)
         self._changed |= counts
         if counts or shows:

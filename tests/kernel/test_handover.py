@@ -228,7 +228,7 @@ def test_service_without_an_answer_does_not_keep_another_layout(
 
 
 def test_only_other_layout_stays(instance: str, cgroup: Path) -> None:
-    """`unload --other-layouts` refuses to remove the programs of another layout if there are no others."""
+    """`unload --other-layouts` refuses to remove the programs of another layout if no others balance anything."""
     load(instance, cgroup)
     publish(instance, {f"{VIP}:80": []})
     pins = Pins(instance)
@@ -248,6 +248,11 @@ def test_only_other_layout_stays(instance: str, cgroup: Path) -> None:
     assert status(instance)["datapath"]["other_layouts"] == [0]
     shown = " ".join(clb("status", "--problems", "--instance", instance).stdout.split())
     assert "the programs of layout v0 run first: changes do not reach connects" in shown
+    result = clb("unload", "--other-layouts", "--instance", instance)
+    assert (result.returncode, result.stderr.count("\n")) == (3, 1)
+    assert "no pool of this version is published" in result.stderr
+    assert dial(cgroup, VIP, 80) == [refusal()]
+    publish(instance, {f"{VIP}:80": []})
     for _ in range(2):  # the second time there is nothing to remove
         assert clb("unload", "--other-layouts", "--instance", instance).returncode == 0
     assert status(instance)["datapath"]["other_layouts"] == []

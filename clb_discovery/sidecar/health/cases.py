@@ -149,7 +149,9 @@ class Cases:
             yield News(Kind.NEEDED, member, change=change)
             return
         case = self._cases.get(member)
-        if case and change.time < case.decided_at:  # the verdict was later, and so it counts
+        # A later verdict counts; but of a server that was back the programs take one only in a pool with checks.
+        heeds = change.kind != ChangeKind.RETURNED or (terms and terms.checked)
+        if case and change.time < case.decided_at and heeds:
             return
         if change.kind == ChangeKind.RETURNED:
             if case:

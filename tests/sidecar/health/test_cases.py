@@ -200,14 +200,28 @@ def test_a_return_by_itself_is_told(world: World) -> None:
     assert world.probed(False) == []
 
 
-def test_a_report_from_before_the_verdict_is_late(world: World) -> None:
+@pytest.mark.parametrize("kind", [ChangeKind.EJECTED, ChangeKind.SUSPECT])
+def test_a_failure_from_before_the_verdict_is_late(world: World, kind: ChangeKind) -> None:
     """The later word counts, as in the programs."""
     world.heard(ChangeKind.SUSPECT)
     world.due()
+    world.probed(True, took=SECOND)
+    world.heard(ChangeKind.SUSPECT)
+    world.due()
     world.probed(False, took=SECOND)
-    assert world.heard(ChangeKind.RETURNED, world.now - 1) == []
-    assert ONE in world.cases
-    assert kinds(world.heard(ChangeKind.RETURNED, world.now + 1)) == [Kind.RETURNED]
+    assert world.heard(kind, world.now - 1) == []
+
+
+def test_a_return_from_before_the_verdict_counts_in_pools_without_checks(world: World) -> None:
+    """The programs heed a verdict on a server that they have not put out only in pools with checks."""
+    for terms, counts in ((TERMS._replace(checked=True), False), (TERMS, True)):
+        world.heard(ChangeKind.SUSPECT, terms=terms)
+        world.due()
+        world.probed(False, took=SECOND)
+        assert (kinds(world.heard(ChangeKind.RETURNED, world.now - 1, terms=terms)) == [Kind.RETURNED]) is counts
+        assert (ONE in world.cases) is not counts
+        world.heard(ChangeKind.RETURNED, world.now + 1)
+        assert ONE not in world.cases
 
 
 def test_one_ejection_is_told_once(world: World) -> None:
