@@ -14,7 +14,7 @@ from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Endpoint, Pools, Unpublished, pools
-from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
+from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
 from clb_discovery.state.guard import Families, Identities, as_named, endpoints
@@ -296,8 +296,9 @@ class ServiceTable:
     def known(self) -> Mapping[str, LastGood]:
         """The served set of each source, without the time: the same object for as long as it is equal.
 
-        Parts of a pool wait for those with a lower priority: a last resort that is there at once, such as a static one,
-        would otherwise have all connects until the first answer. All of them wait while other sources serve their VIPs.
+        Parts of a pool wait for those that are used before them: a last resort that is there at once, such as a static
+        one, would otherwise have all connects until the first answer. All of them wait while other sources serve their
+        VIPs.
         """
         if not self._has(Mark.UNTRIED) and not self._replacing:
             return dict(self._sets)
@@ -311,7 +312,7 @@ class ServiceTable:
             return True
         if state.source in self._begun:
             return False
-        before = (part for part in state.service.parts if part.priority < state.part.priority)
+        before = (part for part in state.service.parts if _place_in_line(part) < _place_in_line(state.part))
         return not all(self._states[part.source].is_tried for part in before)
 
     def _can_replace(self, service: Service) -> bool:
@@ -452,6 +453,11 @@ class ServiceTable:
 
 def _composed(services: Iterable[Service]) -> Sequence[Service]:
     return [service for service in services if len(service.parts) > 1]
+
+
+def _place_in_line(part: Part) -> tuple[int, bool]:
+    """Return the place of a part in the order in which parts are used; with a share of 0 after those beside it."""
+    return part.priority, part.share == 0
 
 
 def initial_states(services: Iterable[Service]) -> Iterator[ServiceState]:

@@ -87,6 +87,22 @@ def test_a_last_resort_waits_for_the_parts_before_it() -> None:
     assert table(alike, b=servers(9)).known.keys() == {"static:b"}
 
 
+def test_a_part_that_is_switched_off_waits_for_those_beside_it() -> None:
+    """A start gives it no connects before one of the others has come back with something, be it a failure."""
+    off = (Part("static:old", share=0), Part("consul:new", share=100), Part("consul:last", share=5, priority=1))
+    found = table(off, a=servers(9), c=servers(7))
+    assert found.known == {}
+    answered = table(off, a=servers(9), b=servers(1))
+    assert answered.known.keys() == {"static:old", "consul:new"}
+    found.hear("consul:new", Failure("refused"), 1, AT)
+    assert found.known.keys() == {"static:old", "consul:last"}
+    assert table(off, a=servers(9), b=servers(1), c=servers(7)).known.keys() == {one.source for one in off}
+    served = table(off, a=servers(9), b=servers(1))
+    served.apply(served.known, ())
+    served.adopt([service((off[0], Part("consul:newer", share=100)))])
+    assert served.known.keys() == {"static:old"}
+
+
 def test_what_is_published_waits_for_nothing() -> None:
     """A reload puts a part before others, or a start finds servers of a later part alone: these stay in the pool."""
     found = table(PARTS[1:], a=servers(5), b=servers(9))
