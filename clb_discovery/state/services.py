@@ -310,20 +310,23 @@ class ServiceTable:
             return False
         if state.service.source in self._replacing and not self._can_replace(state.service):
             return True
-        if state.source in self._begun:
-            return False
+        return state.source not in self._begun and not self._is_next(state)
+
+    def _is_next(self, state: ServiceState) -> bool:
+        """Tell whether all parts that are used before a part have servers or an outcome."""
         before = (part for part in state.service.parts if _place_in_line(part) < _place_in_line(state.part))
-        return not all(self._states[part.source].is_tried for part in before)
+        return all(self._states[part.source].is_tried for part in before)
 
     def _can_replace(self, service: Service) -> bool:
         """Tell whether its own pools may replace those that other sources have left: they would not be worse.
 
-        One of its parts served before and still can; or every part has servers or an outcome, and they are not all of
-        failures and empty answers.
+        One of its parts served before and still can, and waits for no new one that is used before it: otherwise a
+        standby would have all connects until the first answer of that one. Or every part has servers or an outcome, and
+        they are not all of failures and empty answers.
         """
         parts = self._parts(service)
         serving = [part for part in parts if any(part.serves(self._real_ranges))]
-        if any(part.source in self._begun for part in serving):
+        if any(part.source in self._begun and self._is_next(part) for part in serving):
             return True
         return all(part.is_tried for part in parts) and bool(
             serving or all(part.known or part.answered for part in parts)

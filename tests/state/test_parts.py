@@ -294,6 +294,32 @@ def test_a_part_that_stays_serves_at_once_in_a_new_configuration() -> None:
         assert found.known.keys() == {LOCAL, "srv:b"}
 
 
+@pytest.mark.parametrize(
+    "standby", [Part(REMOTE, "web", priority=1), Part(REMOTE, "web", share=0)], ids=["next", "off"]
+)
+def test_a_standby_takes_nothing_over_while_a_reload_asks_another_first_part(standby: Part) -> None:
+    """Other tags of the first part are another source: what it served goes on until the new one has an outcome."""
+    share = None if standby.priority else 100
+    before = (Part("consul:web?tag=v1", "web", share=share), standby, PARTS[2])
+    after = (Part("consul:web?tag=v2", "web", share=share), standby, PARTS[2])
+    old = installed(merge(before, [servers(1, 2), servers(5), servers(9)]).pool, service(before).source)
+
+    def reloaded() -> ServiceTable:
+        found = table(before, a=servers(1, 2), b=servers(5), c=servers(9))
+        found.apply(found.known, ())
+        found.recall(found.adopt([service(after)]), old, {})
+        found.hear(REMOTE, Answer(servers(5, 6)), 1, AT)
+        return found
+
+    for outcome in (Answer(servers(3, 4)), Answer(()), Failure("down")):
+        found = reloaded()
+        assert (set(found.known), found.is_complete) == (set(), False)
+        found.hear("consul:web?tag=v2", outcome, 2, AT)
+        answered = isinstance(outcome, Answer)
+        assert found.known.keys() == {REMOTE, LAST} | ({"consul:web?tag=v2"} if answered else set())
+        assert found.is_complete
+
+
 BOTH: Final = (Part("srv:web"), Part("consul:web"))
 
 
