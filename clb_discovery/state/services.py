@@ -14,7 +14,7 @@ from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Endpoint, Pools, Unpublished, pools
-from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service
+from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service, vip_addresses
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
 from clb_discovery.state.guard import Families, Identities, as_named, endpoints
@@ -64,6 +64,7 @@ class ServiceTable:
         self._services = services
         self._max_services = max_services
         self._real_ranges = real_ranges
+        self._vips = vip_addresses(services)
         self._states: dict[str, ServiceState] = {}
         self._sets: dict[str, LastGood] = {}
         """The set of each state of which anything is known, without the time of the answer: the same object for as long
@@ -118,7 +119,8 @@ class ServiceTable:
         before = self._states.get(source)
         if before is None:
             return None
-        self._put(before.after(outcome, now, at, self._real_ranges, spare=lambda: self._spare(self._others(before))))
+        networks, vips = self._real_ranges, self._vips
+        self._put(before.after(outcome, now, at, networks, vips, spare=lambda: self._spare(self._others(before))))
         released = tuple(self._release(self._others(before))) if self._has(Mark.HELD) else ()
         if self._states[source].listed:
             joined = self._join()
@@ -135,7 +137,7 @@ class ServiceTable:
 
     def _spare(self, parts: Sequence[ServiceState]) -> Families:
         """Return the families in which one of these parts can serve now: one that waits for others is in no pool."""
-        return spare([part for part in parts if not self._waits(part)], self._real_ranges)
+        return spare([part for part in parts if not self._waits(part)], self._real_ranges, self._vips)
 
     def _release(self, parts: Iterable[ServiceState]) -> Iterator[Change]:
         """End the holds of removals from parts of pools in which another part can serve now."""
@@ -201,6 +203,7 @@ class ServiceTable:
         """Go on with these services, and keep the state of those that stay; return the sources that are new."""
         before, sets = self._states, self._sets
         self._services, self._max_services, self._real_ranges = services, max_services, real_ranges
+        self._vips = vip_addresses(services)
         kept = {
             new.source: before[new.source].reconfigured(new.service, new.place) if new.source in before else new
             for new in initial_states(services)
@@ -325,7 +328,7 @@ class ServiceTable:
         they are not all of failures and empty answers.
         """
         parts = self._parts(service)
-        serving = [part for part in parts if any(part.serves(self._real_ranges))]
+        serving = [part for part in parts if any(part.serves(self._real_ranges, self._vips))]
         if any(part.source in self._begun and self._is_next(part) for part in serving):
             return True
         return all(part.is_tried for part in parts) and bool(

@@ -176,6 +176,29 @@ def test_a_part_that_nothing_can_use_cannot_serve() -> None:
     assert hosts(found, LOCAL) == ["10.0.0.1", "10.0.0.2"]
 
 
+def test_a_part_at_the_vips_of_another_service_cannot_serve() -> None:
+    """Its first answer ends no hold: none of these servers will be in the pool."""
+    other = Service("other", "consul:other", (parse_vip("10.0.1.5:443"),))
+    found = ServiceTable([service()])
+    found.adopt([service(), other])
+    found.hear(LOCAL, Answer(servers(1, 2)), 0, AT)
+    found.hear(LOCAL, Answer(()), 1, AT)
+    change = found.hear(REMOTE, Answer(servers(5, net=1)), 1, AT)
+    assert change
+    assert change.released == ()
+    assert hosts(found, LOCAL) == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_no_server_is_replaced_by_a_vip_of_another_service() -> None:
+    """A registration that names a VIP as the new address of an instance leaves nothing that serves."""
+    web = Service("web", "consul:web", (VIP,), policy=RemovalPolicy(hold=HOLD))
+    found = ServiceTable([web, Service("other", "consul:other", (parse_vip("10.0.1.5:443"),))])
+    for moment, own in enumerate((servers(1), servers(5, net=1))):
+        found.hear("consul:web", Answer(own, identities={own[0].endpoint: "node/web"}), moment, AT)
+    assert "10.0.0.1" in hosts(found, "consul:web")
+    assert found.documents[0]["state"] == "held"
+
+
 def test_a_static_part_is_the_operators_own() -> None:
     """A shorter list counts at once after a reload, also where no other part can serve."""
     found = table(c=servers(7, 8, 9))
