@@ -55,8 +55,9 @@ class Part:
     """The datacenter of Consul; None for that of the options."""
     filter: str | None = None
     """Filter expression of Consul over the instances of the service; for parts in Consul only."""
-    tags: tuple[str, ...] = ()
-    """Only instances that have all of these tags are used; for parts in Consul only."""
+    tags: tuple[str, ...] | None = None
+    """Only instances that have all of these tags are used, or all if there are none; for parts in Consul only. None for
+    those of the options."""
     linger: float | None = None
     """Seconds that records of DNS stay after the last answer with them; None to derive it from the answers."""
     hold: float | None = None
