@@ -22,9 +22,10 @@ from clb_discovery.layout import elements
 from clb_discovery.layout.health import Health
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model import own_servers
+from clb_discovery.model.address import Address
 from clb_discovery.model.answer import Answer, Failure, Outcome, Refusal
 from clb_discovery.model.servers import Endpoint, Pools
-from clb_discovery.model.service import CATALOG, STATIC, Service
+from clb_discovery.model.service import CATALOG, STATIC, Service, vip_addresses
 from clb_discovery.model.zones import AUTO, NO_FACTS, ZoneFacts
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sidecar.unhealthy import by_pool
@@ -87,7 +88,8 @@ def look_ahead(
     queries = _Queries(options, services, installed, following)
     asyncio.run(queries.open_all() if offline else queries.query_all())
     following = queries.following
-    following = {source: one.released(_spare(one, following, options)) for source, one in following.items()}
+    vips = vip_addresses(services)
+    following = {source: one.released(_spare(one, following, options, vips)) for source, one in following.items()}
     failed = {source: queries.failed[source] for source in following if source in queries.failed}
     waiting = frozenset(source for source, one in following.items() if one.guarded.held)
     following = {source: one.confirmed() for source, one in following.items()}
@@ -130,10 +132,12 @@ def _lost(following: Mapping[str, ServiceState], failed: Mapping[str, SourceErro
     return {source: error for source, error in failed.items() if following[source].service.source not in answered}
 
 
-def _spare(one: ServiceState, following: Mapping[str, ServiceState], options: Options) -> Families:
+def _spare(
+    one: ServiceState, following: Mapping[str, ServiceState], options: Options, vips: frozenset[Address]
+) -> Families:
     """Return the families in which another part of the same pools can serve."""
     others = (following[part.source] for part in one.service.parts if part.source != one.source)
-    return spare(others, options.real_range)
+    return spare(others, options.real_range, vips)
 
 
 def read_installed(pins: Pins) -> Installed:
@@ -156,6 +160,7 @@ class _Queries:
         """
         self._options = options
         self._services = services
+        self._vips = vip_addresses(services)
         self._before = installed_servers(installed, [*services, *catalog.claimed(following.values())])
         self.following = {source: self._seeded(one) for source, one in following.items()}
         self.outcomes: dict[str, Outcome] = {}
@@ -210,7 +215,8 @@ class _Queries:
             outcome = Failure(str(error), unusable=isinstance(error, UnusableError))
             if not (outcome.unusable and one.from_catalog):  # a sidecar runs without it
                 self.failed[source] = error
-        self.following[source] = one.after(outcome, time.monotonic(), datetime.now(UTC), self._options.real_range)
+        now, at = time.monotonic(), datetime.now(UTC)
+        self.following[source] = one.after(outcome, now, at, self._options.real_range, self._vips)
         self.outcomes[source] = outcome
         if isinstance(outcome, Answer) and not outcome.servers and (why := await _why_empty(queried, outcome)):
             self.why_empty[source] = why

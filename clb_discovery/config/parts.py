@@ -134,7 +134,7 @@ def _part(name: str, table: object, others: Sequence[str]) -> Part:
         toml_values.number(table, "share", 0, MAX_WEIGHT) if "share" in table else None,
         datacenter,
         chosen.get("filter"),
-        chosen.get("tag", ()),
+        chosen.get("tag"),
     )
 
 

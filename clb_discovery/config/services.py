@@ -125,7 +125,8 @@ def _completed_part(part: Part, own: Options, entry: Entry) -> Part:
     """Return a part with its settings: its own, else those of its service."""
     # A static list is the operator's own, so its removals are not held, unless the service says so itself.
     hold = 0.0 if part.source.startswith(STATIC) and "hold" not in entry.settings else None
-    return replace(part, filter=part.filter or own.filter, tags=part.tags or own.tag, linger=own.linger, hold=hold)
+    tags = own.tag if part.tags is None else part.tags
+    return replace(part, filter=part.filter or own.filter, tags=tags, linger=own.linger, hold=hold)
 
 
 def _check(entry: Entry, own: Options) -> Check | None:

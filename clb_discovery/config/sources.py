@@ -59,7 +59,7 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
             key = options.zone_key
             for part, families in consul:
                 zone_key = key if part.source in zoned else None
-                selection = Selection(options.near, part.filter, part.tags, options.tagged_address, zone_key)
+                selection = Selection(options.near, part.filter, part.tags or (), options.tagged_address, zone_key)
                 agent = server(part.datacenter)
                 sources[part.source] = (
                     ConsulCatalog(agent, selection)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from clb_discovery.model.address import Address
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import MAX_NAME, MAX_POOL, Algorithm, PassiveHealth, Pool, Protocol, Vip
 from clb_discovery.model.zones import ZoneRule
@@ -54,8 +55,9 @@ class Part:
     """The datacenter of Consul; None for that of the options."""
     filter: str | None = None
     """Filter expression of Consul over the instances of the service; for parts in Consul only."""
-    tags: tuple[str, ...] = ()
-    """Only instances that have all of these tags are used; for parts in Consul only."""
+    tags: tuple[str, ...] | None = None
+    """Only instances that have all of these tags are used, or all if there are none; for parts in Consul only. None for
+    those of the options."""
     linger: float | None = None
     """Seconds that records of DNS stay after the last answer with them; None to derive it from the answers."""
     hold: float | None = None
@@ -106,6 +108,11 @@ class Service:
     def policy_of(self, part: Part) -> RemovalPolicy:
         """Return the policy for removals from one of the parts."""
         return self.policy if part.hold is None else RemovalPolicy(self.policy.max_removal, part.hold)
+
+
+def vip_addresses(services: Iterable[Service]) -> frozenset[Address]:
+    """Return the addresses of the VIPs of these services."""
+    return frozenset(vip.address for service in services for vip in service.vips)
 
 
 def pool_name(parts: Sequence[Part]) -> str:

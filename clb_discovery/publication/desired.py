@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, TypeVar
 from clb_discovery.model.address import Address, Network, is_ipv4
 from clb_discovery.model.answer import Refusal
 from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Endpoint, Pool, Pools, Vip, VirtualServer
-from clb_discovery.model.service import Service
+from clb_discovery.model.service import Service, vip_addresses
 from clb_discovery.model.usable import objection
 from clb_discovery.model.zones import NO_FACTS, NO_PLACES, ZoneFacts
 from clb_discovery.publication.merge import merge
@@ -90,7 +90,7 @@ def desired(
                 basis,
                 found.virtual,
             )
-    vips = frozenset(vip.address for service in services for vip in service.vips)
+    vips = vip_addresses(services)
     by_source = {part.source: service for service in services for part in service.parts}
     basis = Basis(services, known, real_ranges, vips, by_source, facts)
     found = _built(basis, services)

@@ -13,7 +13,8 @@ no other part has real servers.
 *Zones* divide what belongs together: a part with a share, or all parts of a priority without shares. So shares hold
 wherever the servers of a part are; `zones` has the rule.
 
-A real server in several parts is one: in its lowest tier, with the sum of the weights that parts give it there.
+A real server in several parts is one: in the lowest tier in which one of them is used, with the sum of the weights that
+parts give it there.
 """
 
 from __future__ import annotations
@@ -79,37 +80,40 @@ def merge(parts: Sequence[Part], pools: Sequence[Pool], zoning: Zoning | None = 
 
 
 def _tiers(parts: Sequence[Part], pools: Sequence[Pool], zoning: Zoning | None) -> dict[_Tier, list[Division]]:
-    """Return the real servers of each tier, each server only where it is used."""
-    lowest: dict[Endpoint, _Priorities] = {}
-    for part, pool in zip(parts, pools, strict=True):
-        for server in pool:
-            priorities = part.priority, server.priority
-            if lowest.setdefault(server[1:3], priorities) > priorities:
-                lowest[server[1:3]] = priorities
+    """Return the real servers of each tier, each server only in the lowest one in which it is used."""
     groups: defaultdict[_Priorities, defaultdict[int, list[Member]]] = defaultdict(lambda: defaultdict(list))
     for place, (part, pool) in enumerate(zip(parts, pools, strict=True)):
         for server in pool:
-            priorities = part.priority, server.priority
-            if lowest[server[1:3]] == priorities:
-                groups[priorities][place].append((place, server))
+            groups[part.priority, server.priority][place].append((place, server))
     tiers: dict[_Tier, list[Division]] = {}
     lists = [part.lists_unhealthy for part in parts]
-    for priorities, members in groups.items():
-        units = list(_units(parts, priorities, members))
+    used: set[Endpoint] = set()
+    for priorities, members in sorted(groups.items()):
+        units = list(_units(parts, priorities, _without(members, used)))
+        # A part with a share of 0 that is not used here keeps none of its servers from a higher tier.
+        used.update(server[1:3] for unit in units for _, server in unit.members)
         found = [one for unit in units for one in _divisions(unit, zoning, lists)]
         for division in _each_in_lowest(found) if zoning is not None and len(units) > 1 else found:
             tiers.setdefault((*priorities, division.tier), []).append(division)
     return tiers
 
 
+def _without(members: Mapping[int, Sequence[Member]], used: Collection[Endpoint]) -> Mapping[int, Sequence[Member]]:
+    """Return the members of each part without those that are used already; only of parts that have others."""
+    if not used:
+        return members
+    left = ((place, [member for member in own if member[1][1:3] not in used]) for place, own in members.items())
+    return {place: own for place, own in left if own}
+
+
 def _units(parts: Sequence[Part], priorities: _Priorities, members: Mapping[int, Sequence[Member]]) -> Iterator[_Unit]:
-    """Yield the parts with a share that are used, or all parts together."""
+    """Yield the parts with a share that are used, or all parts together; nothing without members."""
     shares = {place: parts[place].share for place in members}
     if any(shares.values()):
         for place, share in shares.items():
             if share:
                 yield _Unit(Fraction(share), (place,), members[place])
-    else:
+    elif members:
         absent = () if priorities[1] else range(len(parts))  # its members that are out have the priority 0
         places = {*members, *(place for place in absent if parts[place].priority == priorities[0])}
         yield _Unit(ALL, places, [member for place in sorted(members) for member in members[place]])

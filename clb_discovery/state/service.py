@@ -9,10 +9,10 @@ from functools import cached_property
 from itertools import compress
 from typing import Any, Final, NamedTuple
 
-from clb_discovery.model.address import Network
+from clb_discovery.model.address import Address, Network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal, rejections
 from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished
-from clb_discovery.model.service import Part, RemovalPolicy, Service, consul_objection
+from clb_discovery.model.service import Part, RemovalPolicy, Service, consul_objection, vip_addresses
 from clb_discovery.model.usable import objection
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import guard
@@ -138,12 +138,13 @@ class ServiceState(_Fields):
         guarded = guard.seed(servers, identities)
         return self._replace(guarded=guarded, known=True, last_success=last_success, places=places, numbered=numbered)
 
-    def after(
+    def after(  # noqa: PLR0913 - all that the state after an outcome depends on
         self,
         outcome: Outcome,
         now: float,
         at: datetime,
         real_ranges: Sequence[Network] = (),
+        vips: frozenset[Address] | None = None,
         *,
         spare: Callable[[], Families] = lambda: NO_SPARE,
     ) -> ServiceState:
@@ -154,6 +155,7 @@ class ServiceState(_Fields):
         :param now: seconds on a clock that does not go backwards.
         :param at: the same moment in UTC.
         :param real_ranges: networks of real servers; if empty, all except the loopback.
+        :param vips: the addresses of all VIPs, which are no real servers; None for those of the service alone.
         :param spare: returns the families in which another part of the pool can serve.
         """
         if isinstance(outcome, Answer) and self._is_unreadable(outcome):
@@ -169,7 +171,7 @@ class ServiceState(_Fields):
         if isinstance(outcome, Listing):
             new = _with_listing(outcome)
         else:
-            new = _with_answer(self, outcome, now, at, real_ranges, spare=spare)
+            new = _with_answer(self, outcome, now, at, self.usable(real_ranges, vips), spare=spare)
         return self._replace(
             **new, error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False
         )
@@ -183,9 +185,9 @@ class ServiceState(_Fields):
         """Return the state after all removals that are held, as if the source had confirmed them in time."""
         return self._replace(guarded=guard.confirmed(self.guarded))
 
-    def serves(self, real_ranges: Sequence[Network] = ()) -> Families:
+    def serves(self, real_ranges: Sequence[Network] = (), vips: frozenset[Address] | None = None) -> Families:
         """Return the families in which the part can serve: it has a usable real server that is not absent."""
-        return self.guarded.serves(self.usable(real_ranges))
+        return self.guarded.serves(self.usable(real_ranges, vips))
 
     def released(self, spare: Families) -> ServiceState:
         """Return the state without the removals that are held in families in which another part can serve now."""
@@ -194,11 +196,11 @@ class ServiceState(_Fields):
             return self
         return self._replace(guarded=guarded, absent_since=self.absent_since if guarded.held else None)
 
-    def usable(self, real_ranges: Sequence[Network]) -> Callable[[Endpoint], bool]:
-        """Return a function that tells which endpoints may be real servers."""
-        vips = frozenset(vip.address for vip in self.service.vips)
+    def usable(self, real_ranges: Sequence[Network], vips: frozenset[Address] | None) -> Callable[[Endpoint], bool]:
+        """Return a function that tells which endpoints may be real servers, as `after`."""
+        no_servers = vip_addresses([self.service]) if vips is None else vips
         rejected = {one.value.endpoint for one in self.rejected if isinstance(one.value, RealServer)}
-        return lambda endpoint: endpoint not in rejected and objection(endpoint[0], vips, real_ranges) is None
+        return lambda endpoint: endpoint not in rejected and objection(endpoint[0], no_servers, real_ranges) is None
 
     def reconfigured(self, service: Service, place: int = 0) -> ServiceState:
         """Return the state after a reload of the configuration.
@@ -341,9 +343,11 @@ class ServiceState(_Fields):
         }
 
 
-def spare(others: Iterable[ServiceState], real_ranges: Sequence[Network]) -> Families:
+def spare(
+    others: Iterable[ServiceState], real_ranges: Sequence[Network], vips: frozenset[Address] | None = None
+) -> Families:
     """Return the families in which one of these parts of a pool can serve."""
-    serving = [other.serves(real_ranges) for other in others]
+    serving = [other.serves(real_ranges, vips) for other in others]
     return Families(any(one.ipv4 for one in serving), any(one.ipv6 for one in serving))
 
 
@@ -359,7 +363,7 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
     answer: Answer,
     now: float,
     at: datetime,
-    real_ranges: Sequence[Network],
+    is_usable: Callable[[Endpoint], bool],
     *,
     spare: Callable[[], Families],
 ) -> dict[str, Any]:
@@ -369,7 +373,7 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
         leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
         answer = Answer(()) if leaving else answer
     before = guard.renamed(state.guarded, answer.servers) if state.numbered else state.guarded
-    guarded = guard.admit(before, answer, state.policy, now, state.usable(real_ranges), spare=spare)
+    guarded = guard.admit(before, answer, state.policy, now, is_usable, spare=spare)
     since, absent_since = guarded.absent_since, state.absent_since
     if since is None:
         absent_since = None

@@ -14,7 +14,7 @@ from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Endpoint, Pools, Unpublished, pools
-from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
+from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service, vip_addresses
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
 from clb_discovery.state.guard import Families, Identities, as_named, endpoints
@@ -64,6 +64,7 @@ class ServiceTable:
         self._services = services
         self._max_services = max_services
         self._real_ranges = real_ranges
+        self._vips = vip_addresses(services)
         self._states: dict[str, ServiceState] = {}
         self._sets: dict[str, LastGood] = {}
         """The set of each state of which anything is known, without the time of the answer: the same object for as long
@@ -118,7 +119,8 @@ class ServiceTable:
         before = self._states.get(source)
         if before is None:
             return None
-        self._put(before.after(outcome, now, at, self._real_ranges, spare=lambda: self._spare(self._others(before))))
+        networks, vips = self._real_ranges, self._vips
+        self._put(before.after(outcome, now, at, networks, vips, spare=lambda: self._spare(self._others(before))))
         released = tuple(self._release(self._others(before))) if self._has(Mark.HELD) else ()
         if self._states[source].listed:
             joined = self._join()
@@ -135,7 +137,7 @@ class ServiceTable:
 
     def _spare(self, parts: Sequence[ServiceState]) -> Families:
         """Return the families in which one of these parts can serve now: one that waits for others is in no pool."""
-        return spare([part for part in parts if not self._waits(part)], self._real_ranges)
+        return spare([part for part in parts if not self._waits(part)], self._real_ranges, self._vips)
 
     def _release(self, parts: Iterable[ServiceState]) -> Iterator[Change]:
         """End the holds of removals from parts of pools in which another part can serve now."""
@@ -201,6 +203,7 @@ class ServiceTable:
         """Go on with these services, and keep the state of those that stay; return the sources that are new."""
         before, sets = self._states, self._sets
         self._services, self._max_services, self._real_ranges = services, max_services, real_ranges
+        self._vips = vip_addresses(services)
         kept = {
             new.source: before[new.source].reconfigured(new.service, new.place) if new.source in before else new
             for new in initial_states(services)
@@ -296,8 +299,9 @@ class ServiceTable:
     def known(self) -> Mapping[str, LastGood]:
         """The served set of each source, without the time: the same object for as long as it is equal.
 
-        Parts of a pool wait for those with a lower priority: a last resort that is there at once, such as a static one,
-        would otherwise have all connects until the first answer. All of them wait while other sources serve their VIPs.
+        Parts of a pool wait for those that are used before them: a last resort that is there at once, such as a static
+        one, would otherwise have all connects until the first answer. All of them wait while other sources serve their
+        VIPs.
         """
         if not self._has(Mark.UNTRIED) and not self._replacing:
             return dict(self._sets)
@@ -309,20 +313,23 @@ class ServiceTable:
             return False
         if state.service.source in self._replacing and not self._can_replace(state.service):
             return True
-        if state.source in self._begun:
-            return False
-        before = (part for part in state.service.parts if part.priority < state.part.priority)
-        return not all(self._states[part.source].is_tried for part in before)
+        return state.source not in self._begun and not self._is_next(state)
+
+    def _is_next(self, state: ServiceState) -> bool:
+        """Tell whether all parts that are used before a part have servers or an outcome."""
+        before = (part for part in state.service.parts if _place_in_line(part) < _place_in_line(state.part))
+        return all(self._states[part.source].is_tried for part in before)
 
     def _can_replace(self, service: Service) -> bool:
         """Tell whether its own pools may replace those that other sources have left: they would not be worse.
 
-        One of its parts served before and still can; or every part has servers or an outcome, and they are not all of
-        failures and empty answers.
+        One of its parts served before and still can, and waits for no new one that is used before it: otherwise a
+        standby would have all connects until the first answer of that one. Or every part has servers or an outcome, and
+        they are not all of failures and empty answers.
         """
         parts = self._parts(service)
-        serving = [part for part in parts if any(part.serves(self._real_ranges))]
-        if any(part.source in self._begun for part in serving):
+        serving = [part for part in parts if any(part.serves(self._real_ranges, self._vips))]
+        if any(part.source in self._begun and self._is_next(part) for part in serving):
             return True
         return all(part.is_tried for part in parts) and bool(
             serving or all(part.known or part.answered for part in parts)
@@ -452,6 +459,11 @@ class ServiceTable:
 
 def _composed(services: Iterable[Service]) -> Sequence[Service]:
     return [service for service in services if len(service.parts) > 1]
+
+
+def _place_in_line(part: Part) -> tuple[int, bool]:
+    """Return the place of a part in the order in which parts are used; with a share of 0 after those beside it."""
+    return part.priority, part.share == 0
 
 
 def initial_states(services: Iterable[Service]) -> Iterator[ServiceState]:

@@ -75,12 +75,17 @@ def test_one_part_is_the_same_as_one_source(tmp_path: Path, part: str, key: str)
 
 
 def test_a_part_has_the_options_that_it_does_not_set(tmp_path: Path) -> None:
-    """Filter and tags of the options are for parts without their own. Removals from a static list are not held."""
-    content = table('{ consul = "a", tags = "x" }', '{ consul = "b" }', '{ servers = "10.9.0.1:6379" }')
+    """Filter and tags are for parts without their own, and `tags = []` is. A static list is not held."""
+    content = table(
+        '{ consul = "a", tags = "x" }',
+        '{ consul = "b" }',
+        '{ servers = "10.9.0.1:6379" }',
+        '{ consul = "c", tags = [] }',
+    )
     (found,) = completed(tmp_path, content, "--consul", "--tag", "y", "--filter", "f", "--hold", "9s").values()
-    assert [part.tags for part in found.parts[:2]] == [("x",), ("y",)]
+    assert [part.tags for part in (*found.parts[:2], found.parts[3])] == [("x",), ("y",), ()]
     assert [part.filter for part in found.parts[:2]] == ["f", "f"]
-    assert [found.policy_of(part).hold for part in found.parts] == [9.0, 9.0, 0.0]
+    assert [found.policy_of(part).hold for part in found.parts] == [9.0, 9.0, 0.0, 9.0]
     held = table('{ consul = "a" }', '{ servers = "10.9.0.1:6379" }', more='vip = "10.64.0.1"\nhold = "3s"')
     (found,) = completed(tmp_path, held, "--consul").values()
     assert [found.policy_of(part).hold for part in found.parts] == [3.0, 3.0]

@@ -139,6 +139,33 @@ def test_a_server_in_two_parts_counts_for_both() -> None:
     assert [(str(one), one.weight, one.part) for one in found.pool] == [("10.0.0.1:80", 2, 0), ("10.0.0.2:80", 3, 0)]
 
 
+@given(st.lists(st.tuples(st.sampled_from([0, 0, 1]), SHARE, strategies.pools(ipv4=True)), min_size=2, max_size=4))
+def test_a_part_that_is_not_used_keeps_no_server_from_others(given_parts: list[tuple[int, int, Pool]]) -> None:
+    """Whatever parts with a share of 0 name, all servers of the others are in the pool, each once."""
+    parts = [
+        Part(f"srv:{number}", priority=priority, share=share) for number, (priority, share, _) in enumerate(given_parts)
+    ]
+    found = merge(parts, [pool for _, _, pool in given_parts]).pool
+    there = [one.endpoint for one in found]
+    assert len(set(there)) == len(there)
+    assert {one.endpoint for _, share, pool in given_parts if share for one in pool} <= set(there)
+    for one in found:
+        assert any(one.endpoint == own.endpoint for own in given_parts[one.part][2])
+
+
+def test_a_last_resort_may_be_a_part_that_is_switched_off() -> None:
+    """The servers of a part with a share of 0 stay in the later tier in which another part names them."""
+    parts = [*shared(100, 0), Part("static:c", priority=1)]
+    found = merge(parts, [some(1, [1, 1]), some(8, [1, 1]), some(9, [1])]).pool
+    assert [(one.priority, str(one), one.part) for one in found] == [
+        (0, "10.0.0.1:80", 0),
+        (0, "10.0.0.2:80", 0),
+        (1, "10.0.0.9:80", 2),
+    ]
+    backup = merge(shared(0, 100), [some(1, [1, 1]), (*some(1, [1]), server(2, priority=10))]).pool
+    assert [(one.priority, str(one), one.part) for one in backup] == [(0, "10.0.0.1:80", 1), (1, "10.0.0.2:80", 1)]
+
+
 def test_priorities_without_servers_keep_their_numbers() -> None:
     """A tier has the same number before, while and after an earlier part is empty."""
     parts = [Part("consul:a"), Part("consul:b", priority=5), Part("static:c", priority=9)]

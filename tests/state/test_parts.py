@@ -87,6 +87,22 @@ def test_a_last_resort_waits_for_the_parts_before_it() -> None:
     assert table(alike, b=servers(9)).known.keys() == {"static:b"}
 
 
+def test_a_part_that_is_switched_off_waits_for_those_beside_it() -> None:
+    """A start gives it no connects before one of the others has come back with something, be it a failure."""
+    off = (Part("static:old", share=0), Part("consul:new", share=100), Part("consul:last", share=5, priority=1))
+    found = table(off, a=servers(9), c=servers(7))
+    assert found.known == {}
+    answered = table(off, a=servers(9), b=servers(1))
+    assert answered.known.keys() == {"static:old", "consul:new"}
+    found.hear("consul:new", Failure("refused"), 1, AT)
+    assert found.known.keys() == {"static:old", "consul:last"}
+    assert table(off, a=servers(9), b=servers(1), c=servers(7)).known.keys() == {one.source for one in off}
+    served = table(off, a=servers(9), b=servers(1))
+    served.apply(served.known, ())
+    served.adopt([service((off[0], Part("consul:newer", share=100)))])
+    assert served.known.keys() == {"static:old"}
+
+
 def test_what_is_published_waits_for_nothing() -> None:
     """A reload puts a part before others, or a start finds servers of a later part alone: these stay in the pool."""
     found = table(PARTS[1:], a=servers(5), b=servers(9))
@@ -158,6 +174,29 @@ def test_a_part_that_nothing_can_use_cannot_serve() -> None:
     found.hear(LAST, Answer((ipv6,)), 0, AT)
     found.hear(LOCAL, Answer(()), 1, AT)
     assert hosts(found, LOCAL) == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_a_part_at_the_vips_of_another_service_cannot_serve() -> None:
+    """Its first answer ends no hold: none of these servers will be in the pool."""
+    other = Service("other", "consul:other", (parse_vip("10.0.1.5:443"),))
+    found = ServiceTable([service()])
+    found.adopt([service(), other])
+    found.hear(LOCAL, Answer(servers(1, 2)), 0, AT)
+    found.hear(LOCAL, Answer(()), 1, AT)
+    change = found.hear(REMOTE, Answer(servers(5, net=1)), 1, AT)
+    assert change
+    assert change.released == ()
+    assert hosts(found, LOCAL) == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_no_server_is_replaced_by_a_vip_of_another_service() -> None:
+    """A registration that names a VIP as the new address of an instance leaves nothing that serves."""
+    web = Service("web", "consul:web", (VIP,), policy=RemovalPolicy(hold=HOLD))
+    found = ServiceTable([web, Service("other", "consul:other", (parse_vip("10.0.1.5:443"),))])
+    for moment, own in enumerate((servers(1), servers(5, net=1))):
+        found.hear("consul:web", Answer(own, identities={own[0].endpoint: "node/web"}), moment, AT)
+    assert "10.0.0.1" in hosts(found, "consul:web")
+    assert found.documents[0]["state"] == "held"
 
 
 def test_a_static_part_is_the_operators_own() -> None:
@@ -276,6 +315,32 @@ def test_a_part_that_stays_serves_at_once_in_a_new_configuration() -> None:
         assert found.known.keys() == known
         found.hear("srv:b", Answer(servers(5)), 1, AT)
         assert found.known.keys() == {LOCAL, "srv:b"}
+
+
+@pytest.mark.parametrize(
+    "standby", [Part(REMOTE, "web", priority=1), Part(REMOTE, "web", share=0)], ids=["next", "off"]
+)
+def test_a_standby_takes_nothing_over_while_a_reload_asks_another_first_part(standby: Part) -> None:
+    """Other tags of the first part are another source: what it served goes on until the new one has an outcome."""
+    share = None if standby.priority else 100
+    before = (Part("consul:web?tag=v1", "web", share=share), standby, PARTS[2])
+    after = (Part("consul:web?tag=v2", "web", share=share), standby, PARTS[2])
+    old = installed(merge(before, [servers(1, 2), servers(5), servers(9)]).pool, service(before).source)
+
+    def reloaded() -> ServiceTable:
+        found = table(before, a=servers(1, 2), b=servers(5), c=servers(9))
+        found.apply(found.known, ())
+        found.recall(found.adopt([service(after)]), old, {})
+        found.hear(REMOTE, Answer(servers(5, 6)), 1, AT)
+        return found
+
+    for outcome in (Answer(servers(3, 4)), Answer(()), Failure("down")):
+        found = reloaded()
+        assert (set(found.known), found.is_complete) == (set(), False)
+        found.hear("consul:web?tag=v2", outcome, 2, AT)
+        answered = isinstance(outcome, Answer)
+        assert found.known.keys() == {REMOTE, LAST} | ({"consul:web?tag=v2"} if answered else set())
+        assert found.is_complete
 
 
 BOTH: Final = (Part("srv:web"), Part("consul:web"))
