@@ -100,12 +100,13 @@ def test_the_order_of_claims_does_not_matter(
     assert resolve(configured, shuffled, holders, RANGES) == resolve(configured, claims, holders, RANGES)
 
 
-@given(CONFIGURED, CLAIMS)
-def test_what_was_granted_stays(configured: list[Service], claims: list[Claim]) -> None:
-    """After a publication, the same claims give the same VIPs, as after a restart."""
-    first = resolve(configured, claims, {}, RANGES)
+@given(CONFIGURED, CLAIMS, HOLDERS)
+def test_what_was_granted_stays(configured: list[Service], claims: list[Claim], holders: dict[Vip, str]) -> None:
+    """After a publication, the same claims give the same VIPs, as after a restart; nothing free is refused."""
+    first = resolve(configured, claims, holders, RANGES)
     published = {vip: one.source for one in first.services for vip in one.vips}
-    assert resolve(configured, claims, published, RANGES) == first
+    again = resolve(configured, claims, published, RANGES)
+    assert (given_to(again), again.refused) == (given_to(first), first.refused)
 
 
 @given(CONFIGURED, CLAIMS, HOLDERS)
@@ -190,6 +191,14 @@ def test_nobody_takes_a_part_of_an_automatic_vip() -> None:
     assert given_to(resolve([], claims, {}, RANGES[:1]))["b"] == [str(thief.opt_in.vips[0])]
     configured = [Service("x", "srv:x", (vip,), automatic=Protocol.TCP)]
     assert given_to(resolve(configured, [thief], {}, RANGES[:1]))["b"] == []
+
+
+def test_a_vip_that_its_holder_exchanges_for_an_automatic_one_is_free_at_once() -> None:
+    """Nothing would lead to another publication, so the next claim would be refused for ever."""
+    claims = [claim("a", automatic=True), claim("b", "10.64.0.1:80")]
+    found = resolve([], claims, installed(a="10.64.0.1"), RANGES)
+    assert given_to(found)["b"] == ["10.64.0.1:80"]
+    assert not found.refused
 
 
 def test_a_name_that_is_configured_keeps_its_automatic_vip() -> None:
