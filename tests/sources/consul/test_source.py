@@ -20,6 +20,7 @@ from clb_discovery.config.services import read_services
 from clb_discovery.config.sources import open_sources
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.model.address import parse_address
+from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import RealServer
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.client import Scope, Selection
@@ -103,6 +104,22 @@ async def test_instances_of_which_none_can_be_used_are_an_error_until_there_is_a
         await server.close()
     assert [query.get("index") for query in fake.queries] == [None, "5", "6", "6"]
     assert all("stale" in query for query in fake.queries)
+
+
+async def test_a_service_that_leaves_its_catalog_may_have_instances_that_nobody_can_use() -> None:
+    """It has left all the same: as an error it would keep its VIPs for ever. What is no registration is an error."""
+    claiming, leaving = instance(), instance(port=0)
+    claiming["Service"]["Meta"] = {"clb-vip": "10.64.0.1:80"}
+    replies = [[claiming], [leaving], [{}], [leaving, {}], [claiming | {"Checks": "passing"}], [leaving]]
+    async with FakeConsul(*(Reply(entries=entries, index=f"{at + 5}") for at, entries in enumerate(replies))) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulCatalog(server).service("redis")
+        assert (await source.next()).opt_in
+        assert await source.next() == Answer(())
+        for _ in replies[2:5]:
+            assert "no instance can be used" in await failure(source)
+        assert await source.next() == Answer(())
+        await server.close()
 
 
 async def test_later_queries_wait_for_news() -> None:
