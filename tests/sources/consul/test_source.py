@@ -157,14 +157,28 @@ async def test_the_wait_is_that_of_the_options(tmp_path: Path) -> None:
 
 
 async def test_an_index_that_goes_back_is_dropped() -> None:
-    """After a restore of the servers the answer counts, and the next query does not wait."""
-    async with FakeConsul(Reply(index="900"), Reply(index="3"), Reply(index="0"), Reply(index="8")) as fake:
+    """After a restore of the servers the leader's answer counts, and the next query does not wait."""
+    replies = [Reply(index=index) for index in ("900", "3", "3", "0", "8")]
+    async with FakeConsul(*replies) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
         for _ in range(4):
             assert (await source.next()).servers
         await server.close()
-    assert [query.get("index") for query in fake.queries] == [None, "900", None, "1"]
+    assert [query.get("index") for query in fake.queries] == [None, "900", None, None, "1"]
+
+
+async def test_an_answer_older_than_the_last_is_overruled_by_the_leader() -> None:
+    """The wait may end at a server that has restarted and has not applied its whole log yet."""
+    older = Reply(index="3", entries=[instance(port=79)])
+    async with FakeConsul(Reply(index="900"), older, Reply(index="901"), Reply(index="902")) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulSource(server, "redis")
+        for _ in range(3):
+            assert (await source.next()).servers == (RealServer(0, parse_address("10.0.0.1"), 80, 1),)
+        await server.close()
+    assert [query.get("index") for query in fake.queries] == [None, "900", None, "901"]
+    assert "consistent" in fake.queries[2]
 
 
 async def test_an_empty_list_is_an_answer() -> None:
