@@ -42,12 +42,13 @@ def resolve(
     A service whose VIPs are all refused keeps those that it holds: a mistake in a catalog does not take a service away.
 
     :param configured: services of the configuration; their VIPs are never refused.
-    :param holders: the source of each installed VIP.
+    :param holders: the source of each installed VIP; for others, those count that held them before a reboot.
     :param ranges: `--vip-range`, or its default.
     """
     claims = tuple(claims)
     if not claims:
         return Resolved(tuple(configured), {})
+    holders = {**{vip: claim.service.source for claim in claims for vip in claim.held}, **holders}
     while True:
         resolving = _Resolving(configured, claims, holders, ranges)
         resolving.claim_declared()
@@ -102,7 +103,7 @@ class _Resolving:
         claims = [claim for claim in self._claims.values() if claim.opt_in.automatic]
         names = [claim.service.name for claim in claims]
         automatic, without = settle_automatic(names, self._ranges, self._owners.addresses())
-        for service, opt_in in claims:
+        for service, opt_in, _ in claims:
             for vip in (Vip(to, 0, protocol) for protocol in opt_in.automatic for to in automatic[service.name]):
                 owner = self._owners.overlapping(service.source, vip)
                 if owner:

@@ -84,7 +84,7 @@ def test_every_claim_is_granted_or_refused(
     """Every claimed VIP is granted or reported."""
     found = resolve(configured, claims, holders, RANGES)
     granted = {one.source: one.vips for one in found.services}
-    for one, opt_in in claims:
+    for one, opt_in, _ in claims:
         refused = {item.value for item in found.refused.get(one.source, ())}
         assert all(vip in granted[one.source] or f"VIP {vip}" in refused for vip in opt_in.vips)
         assert set(opt_in.refused) <= set(found.refused.get(one.source, ()))
@@ -116,7 +116,7 @@ def test_who_holds_a_vip_and_claims_it_keeps_it(
     """A holder keeps its VIP unless it is configured elsewhere; of overlapping holders, one keeps it."""
     found = {one.source: one.vips for one in resolve(configured, claims, holders, RANGES).services}
     disputed = [vip for one in configured for vip in one.vips] + [VIPS[5]]
-    for one, opt_in in claims:
+    for one, opt_in, _ in claims:
         for vip in opt_in.vips:
             others = [other for other, source in holders.items() if source != one.source] + disputed
             if holders.get(vip) == one.source and not any(overlap(vip, other) for other in others):
@@ -132,6 +132,16 @@ def test_the_first_holder_keeps_a_vip_then_the_lower_name() -> None:
     assert str(refused) == "VIP 10.64.0.1:80 belongs to consul:a; register another one"
     assert given_to(resolve([], claims, installed(b="10.64.0.1:80"), RANGES)) == {"a": [], "b": ["10.64.0.1:80"]}
     assert given_to(resolve([], claims[:1], installed(b="10.64.0.1:80"), RANGES)) == {"a": ["10.64.0.1:80"]}
+
+
+def test_a_reboot_changes_no_holder() -> None:
+    """The kernel holds nothing then; the disk knows who did. What the kernel holds goes before it."""
+    held = (parse_vip("10.64.0.1:80"),)
+    claims = [claim("a", "10.64.0.1:80"), claim("b", "10.64.0.1:80")._replace(held=held)]
+    assert given_to(resolve([], claims, {}, RANGES)) == {"a": [], "b": ["10.64.0.1:80"]}
+    assert given_to(resolve([], claims, installed(a="10.64.0.1:80"), RANGES)) == {"a": ["10.64.0.1:80"], "b": []}
+    wrong = OptIn(refused=(Refusal("clb-vip 'x'", "is not a VIP"),))
+    assert given_to(resolve([], [Claim(service("b"), wrong, held)], {}, RANGES)) == {"b": ["10.64.0.1:80"]}
 
 
 def test_what_is_configured_wins() -> None:
