@@ -20,6 +20,8 @@ class Claim(NamedTuple):
     service: Service
     """Without VIPs."""
     opt_in: OptIn
+    held: tuple[Vip, ...] = ()
+    """The VIPs that it had before the start, by the disk; for those that the kernel does not hold now."""
 
 
 class Refusal(NamedTuple):

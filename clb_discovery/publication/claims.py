@@ -42,17 +42,23 @@ def resolve(
     A service whose VIPs are all refused keeps those that it holds: a mistake in a catalog does not take a service away.
 
     :param configured: services of the configuration; their VIPs are never refused.
-    :param holders: the source of each installed VIP.
+    :param holders: the source of each installed VIP; for others, those count that held them before a reboot.
     :param ranges: `--vip-range`, or its default.
     """
     claims = tuple(claims)
     if not claims:
         return Resolved(tuple(configured), {})
-    resolving = _Resolving(configured, claims, holders, ranges)
-    resolving.claim_declared()
-    resolving.keep_held()
-    resolving.claim_automatic()
-    return resolving.result()
+    holders = {**{vip: claim.service.source for claim in claims for vip in claim.held}, **holders}
+    while True:
+        resolving = _Resolving(configured, claims, holders, ranges)
+        resolving.claim_declared()
+        resolving.keep_held()
+        resolving.claim_automatic()
+        given_up = resolving.given_up()
+        if not given_up:
+            return resolving.result()
+        # Others may have them now: they would not be asked again after this publication.
+        holders = {vip: source for vip, source in holders.items() if vip not in given_up}
 
 
 class _Resolving:
@@ -69,7 +75,8 @@ class _Resolving:
         self._claims = {claim.service.source: claim for claim in sorted(claims, key=lambda one: one.service.name)}
         self._holders = holders
         self._ranges = ranges
-        self._owners = _Owners(configured, self._claims, holders)
+        self._automatic = _held_automatic(self._claims, holders)
+        self._owners = _Owners(configured, self._automatic, holders)
         self._found: dict[str, list[Vip]] = {source: [] for source in self._claims}
         self._refused = {source: list(claim.opt_in.refused) for source, claim in self._claims.items()}
 
@@ -96,7 +103,7 @@ class _Resolving:
         claims = [claim for claim in self._claims.values() if claim.opt_in.automatic]
         names = [claim.service.name for claim in claims]
         automatic, without = settle_automatic(names, self._ranges, self._owners.addresses())
-        for service, opt_in in claims:
+        for service, opt_in, _ in claims:
             for vip in (Vip(to, 0, protocol) for protocol in opt_in.automatic for to in automatic[service.name]):
                 owner = self._owners.overlapping(service.source, vip)
                 if owner:
@@ -106,6 +113,10 @@ class _Resolving:
             if service.name in without:
                 full = f"is not to be had: every address of {without[service.name]} is taken; name a larger --vip-range"
                 self._refused[service.source].append(Refusal(f"automatic VIP of {service.name!r}", full))
+
+    def given_up(self) -> frozenset[Vip]:
+        """Return the VIPs that counted as automatic ones of their holders, which have not got them again."""
+        return frozenset(vip for vip, source in self._automatic.items() if vip not in self._found[source])
 
     def result(self) -> Resolved:
         """Return the services with their VIPs, and the refusals."""
@@ -128,7 +139,7 @@ class _Resolving:
 class _Owners:
     """The owners of VIPs so far."""
 
-    def __init__(self, configured: Iterable[Service], claims: Mapping[str, Claim], holders: Mapping[Vip, str]) -> None:
+    def __init__(self, configured: Iterable[Service], automatic: Mapping[Vip, str], holders: Mapping[Vip, str]) -> None:
         self._holders = holders
         self._ports: defaultdict[tuple[Address, Protocol], dict[int, str]] = defaultdict(dict)
         self._automatic: dict[Address, str] = {}
@@ -138,10 +149,8 @@ class _Owners:
                 self.add(service.source, vip)
                 if service.automatic:
                     self._automatic[vip.address] = service.source
-        for vip, source in holders.items():
-            claim = claims.get(source)
-            if claim and claim.opt_in.automatic and vip.port == 0 and vip not in claim.opt_in.vips:
-                self._automatic.setdefault(vip.address, source)
+        for vip, source in automatic.items():
+            self._automatic.setdefault(vip.address, source)
 
     def add(self, source: str, vip: Vip) -> None:
         """Record the owner of a VIP."""
@@ -163,6 +172,15 @@ class _Owners:
         if owner is None and self._holders.get(vip) != source:
             owner = self._automatic.get(vip.address)
         return owner if owner != source else None
+
+
+def _held_automatic(claims: Mapping[str, Claim], holders: Mapping[Vip, str]) -> dict[Vip, str]:
+    """Return the held VIPs that may be automatic ones, with their holders: those that the holders do not name."""
+    return {
+        vip: source
+        for vip, source in holders.items()
+        if vip.port == 0 and (claim := claims.get(source)) and claim.opt_in.automatic and vip not in claim.opt_in.vips
+    }
 
 
 def _service(claim: Claim, vips: Sequence[Vip]) -> Service:

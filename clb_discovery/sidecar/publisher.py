@@ -50,6 +50,8 @@ class Published(NamedTuple):
 
     refused: Mapping[str, Sequence[Refusal]]
     """Registrations of services of a catalog, by source."""
+    vips: Mapping[str, Sequence[Vip]]
+    """The VIPs of these services."""
     rejected: Mapping[str, Sequence[Refusal]]
     """Real servers of all services, by source."""
     unpublished: Sequence[Unpublished]
@@ -154,10 +156,9 @@ class Publisher:
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
         self._announcer.unpublished(unpublished)
-        desired = found.desired
-        return Published(
-            found.resolved.refused, desired.rejected, unpublished, desired.remarks, desired.zones, found.pending()
-        )
+        desired, refused = found.desired, found.resolved.refused
+        vips = {one.source: one.vips for one in found.resolved.services if one.source in refused} if refused else {}
+        return Published(refused, vips, desired.rejected, unpublished, desired.remarks, desired.zones, found.pending())
 
     async def _round(self, wanted: Wanted) -> Publication:
         """Publish a bounded number of changes."""

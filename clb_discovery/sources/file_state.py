@@ -11,7 +11,9 @@ FileState = tuple[int, ...]
 def file_state(path: Path) -> FileState:
     """Return the current state of a file; symbolic links are followed.
 
+    Its owner and its mode are part of it: a file may become readable only after it was written.
+
     :raises OSError: if the file does not exist, or may not be examined.
     """
     found = path.stat()
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from types import MappingProxyType
 
 from clb_discovery.layout.installed import Installed, Published, holders
 from clb_discovery.model.answer import Claim, OptIn
@@ -90,6 +91,23 @@ def left(states: Mapping[str, ServiceState]) -> list[str]:
     ]
 
 
-def claims(states: Iterable[ServiceState]) -> list[Claim]:
-    """Return the claims of the services of a catalog, for `resolve`."""
-    return [Claim(one.service, one.claims) for one in states if one.from_catalog and one.claims]
+def claims(states: Iterable[ServiceState], held: Mapping[str, tuple[Vip, ...]] = MappingProxyType({})) -> list[Claim]:
+    """Return the claims of the services of a catalog, for `resolve`.
+
+    :param held: the VIPs that services had before the start, by source.
+    """
+    return [
+        Claim(one.service, one.claims, held.get(one.source, ())) for one in states if one.from_catalog and one.claims
+    ]
+
+
+def granted(last: LastGood, vips: Iterable[Vip]) -> LastGood:
+    """Return a set with the VIPs that its service has got in place of those that it claims.
+
+    Otherwise a reboot, after which the kernel holds nothing, would give its VIPs to another service that claims them.
+    """
+    if last.opt_in is None:
+        return last
+    named = last.opt_in.vips
+    own = [vip for vip in vips if vip in named] if last.opt_in.automatic else vips
+    return last._replace(opt_in=replace(last.opt_in, vips=tuple(sorted(own))))

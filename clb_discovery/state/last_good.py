@@ -53,7 +53,7 @@ class LastGood(NamedTuple):
     answered: int | None = None
     """When the source last answered, in seconds since 1970 (UTC); None if that is not known."""
     opt_in: OptIn | None = None
-    """Of a service from a catalog: its opt-in, without refused parts."""
+    """Of a service from a catalog: its opt-in, without refused parts; on disk, with the VIPs that it has got."""
     identities: Mapping[Endpoint, str] = MappingProxyType({})
     """The known identities of real servers."""
     places: Places = NO_PLACES

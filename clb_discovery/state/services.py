@@ -13,7 +13,7 @@ from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
-from clb_discovery.model.servers import Endpoint, Pools, Unpublished, pools
+from clb_discovery.model.servers import Endpoint, Pools, Unpublished, Vip, pools
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service, vip_addresses
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
@@ -74,6 +74,8 @@ class ServiceTable:
         self._composed = _composed(services)
         self.applied: Mapping[str, LastGood] = {}
         """The last published set of each source, without the time."""
+        self._held: Mapping[str, tuple[Vip, ...]] = {}
+        """Until the first publication, the VIPs that services of a catalog had when the disk was written."""
         self._late: set[str] = set()
         """Services that a catalog has listed since its first answer. Nothing is installed for them, and nothing waits
         for their answers: otherwise a client that registers one after the other would keep all others waiting."""
@@ -227,6 +229,7 @@ class ServiceTable:
         found = catalog.restored(self._services, installed, stored, self._states, self._max_services)
         for state in found.values():
             self._put(state)
+        self._held = {source: last.opt_in.vips for source, last in stored.items() if source in found and last.opt_in}
         servers = installed_servers(installed, [*self._services, *catalog.claimed(found.values())])
         self._replacing = {service.source for service in self._composed if _is_of_others(service, installed)}
         if found:
@@ -342,14 +345,25 @@ class ServiceTable:
     @property
     def claims(self) -> Sequence[Claim]:
         """The claims of services of a catalog."""
-        return catalog.claims(self._with(Mark.FROM_CATALOG))
+        return catalog.claims(self._with(Mark.FROM_CATALOG), self._held)
 
-    def apply(self, known: Mapping[str, LastGood], pending: Collection[str]) -> None:
+    def apply(
+        self,
+        known: Mapping[str, LastGood],
+        pending: Collection[str],
+        vips: Mapping[str, Iterable[Vip]] = MappingProxyType({}),
+    ) -> None:
         """Note the sets that were published.
 
         :param known: that of the moment when the publication began.
         :param pending: names of pools of which a part is not published yet; for their sources the previous set counts.
+        :param vips: those of services of a catalog that have not got all that they claim, by source.
         """
+        if vips:
+            refused = {source: catalog.granted(known[source], own) for source, own in vips.items() if source in known}
+            known = {**known, **refused}
+        if not pending:
+            self._held = {}
         waiting = {state.source for state in self if state.service.source in pending} if pending else set()
         if waiting:
             before = {source: self.applied[source] for source in waiting & self.applied.keys()}

@@ -84,7 +84,7 @@ def test_every_claim_is_granted_or_refused(
     """Every claimed VIP is granted or reported."""
     found = resolve(configured, claims, holders, RANGES)
     granted = {one.source: one.vips for one in found.services}
-    for one, opt_in in claims:
+    for one, opt_in, _ in claims:
         refused = {item.value for item in found.refused.get(one.source, ())}
         assert all(vip in granted[one.source] or f"VIP {vip}" in refused for vip in opt_in.vips)
         assert set(opt_in.refused) <= set(found.refused.get(one.source, ()))
@@ -100,12 +100,13 @@ def test_the_order_of_claims_does_not_matter(
     assert resolve(configured, shuffled, holders, RANGES) == resolve(configured, claims, holders, RANGES)
 
 
-@given(CONFIGURED, CLAIMS)
-def test_what_was_granted_stays(configured: list[Service], claims: list[Claim]) -> None:
-    """After a publication, the same claims give the same VIPs, as after a restart."""
-    first = resolve(configured, claims, {}, RANGES)
+@given(CONFIGURED, CLAIMS, HOLDERS)
+def test_what_was_granted_stays(configured: list[Service], claims: list[Claim], holders: dict[Vip, str]) -> None:
+    """After a publication, the same claims give the same VIPs, as after a restart; nothing free is refused."""
+    first = resolve(configured, claims, holders, RANGES)
     published = {vip: one.source for one in first.services for vip in one.vips}
-    assert resolve(configured, claims, published, RANGES) == first
+    again = resolve(configured, claims, published, RANGES)
+    assert (given_to(again), again.refused) == (given_to(first), first.refused)
 
 
 @given(CONFIGURED, CLAIMS, HOLDERS)
@@ -115,7 +116,7 @@ def test_who_holds_a_vip_and_claims_it_keeps_it(
     """A holder keeps its VIP unless it is configured elsewhere; of overlapping holders, one keeps it."""
     found = {one.source: one.vips for one in resolve(configured, claims, holders, RANGES).services}
     disputed = [vip for one in configured for vip in one.vips] + [VIPS[5]]
-    for one, opt_in in claims:
+    for one, opt_in, _ in claims:
         for vip in opt_in.vips:
             others = [other for other, source in holders.items() if source != one.source] + disputed
             if holders.get(vip) == one.source and not any(overlap(vip, other) for other in others):
@@ -131,6 +132,16 @@ def test_the_first_holder_keeps_a_vip_then_the_lower_name() -> None:
     assert str(refused) == "VIP 10.64.0.1:80 belongs to consul:a; register another one"
     assert given_to(resolve([], claims, installed(b="10.64.0.1:80"), RANGES)) == {"a": [], "b": ["10.64.0.1:80"]}
     assert given_to(resolve([], claims[:1], installed(b="10.64.0.1:80"), RANGES)) == {"a": ["10.64.0.1:80"]}
+
+
+def test_a_reboot_changes_no_holder() -> None:
+    """The kernel holds nothing then; the disk knows who did. What the kernel holds goes before it."""
+    held = (parse_vip("10.64.0.1:80"),)
+    claims = [claim("a", "10.64.0.1:80"), claim("b", "10.64.0.1:80")._replace(held=held)]
+    assert given_to(resolve([], claims, {}, RANGES)) == {"a": [], "b": ["10.64.0.1:80"]}
+    assert given_to(resolve([], claims, installed(a="10.64.0.1:80"), RANGES)) == {"a": ["10.64.0.1:80"], "b": []}
+    wrong = OptIn(refused=(Refusal("clb-vip 'x'", "is not a VIP"),))
+    assert given_to(resolve([], [Claim(service("b"), wrong, held)], {}, RANGES)) == {"b": ["10.64.0.1:80"]}
 
 
 def test_what_is_configured_wins() -> None:
@@ -190,6 +201,14 @@ def test_nobody_takes_a_part_of_an_automatic_vip() -> None:
     assert given_to(resolve([], claims, {}, RANGES[:1]))["b"] == [str(thief.opt_in.vips[0])]
     configured = [Service("x", "srv:x", (vip,), automatic=Protocol.TCP)]
     assert given_to(resolve(configured, [thief], {}, RANGES[:1]))["b"] == []
+
+
+def test_a_vip_that_its_holder_exchanges_for_an_automatic_one_is_free_at_once() -> None:
+    """Nothing would lead to another publication, so the next claim would be refused for ever."""
+    claims = [claim("a", automatic=True), claim("b", "10.64.0.1:80")]
+    found = resolve([], claims, installed(a="10.64.0.1"), RANGES)
+    assert given_to(found)["b"] == ["10.64.0.1:80"]
+    assert not found.refused
 
 
 def test_a_name_that_is_configured_keeps_its_automatic_vip() -> None:

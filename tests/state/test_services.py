@@ -10,11 +10,11 @@ from typing import Final
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refusal
-from clb_discovery.model.servers import Pools, RealServer, pools
+from clb_discovery.model.servers import Pools, Protocol, RealServer, pools
 from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.model.zones import Places, ZoneRule
-from clb_discovery.state.last_good import LastGood
+from clb_discovery.state.last_good import LastGood, decode, encode
 from clb_discovery.state.services import Change, ServiceTable
 from tests.support.work import work
 
@@ -278,6 +278,31 @@ def test_catalog_is_known_last_with_its_services() -> None:
     unknown = ServiceTable([Service("catalog", CATALOG, ())])
     unknown.recall([CATALOG], Installed(), {})
     assert unknown.known == {}
+
+
+def test_the_disk_knows_who_had_a_vip_until_the_first_publication() -> None:
+    """After a reboot a service has no VIP that it was refused, and one that registers nonsense keeps its own."""
+    (vip,), other = OPT_IN.vips, parse_vip("10.64.0.8:80")
+    running = of_catalog("a", "b", "c", "d")
+    nonsense = OptIn(refused=(Refusal("clb-vip 'x'", "is not a VIP"),))
+    automatic = OptIn((vip,), (Protocol.TCP,))
+    for name, opt_in in {"a": OPT_IN, "b": OPT_IN, "c": nonsense, "d": automatic}.items():
+        running.hear(f"consul:{name}", Answer(SERVERS, opt_in), 1, AT)
+    published = {"consul:a": (), "consul:c": (other,), "consul:d": (parse_vip("10.64.0.9"),)}
+    running.apply(running.known, (), published)
+    stored = decode(encode(running.last_good)).sets
+    found = ServiceTable([Service("catalog", CATALOG, ())])
+    found.recall([CATALOG], Installed(), stored)
+    names = {claim.service.name: (claim.opt_in.vips, claim.held) for claim in found.claims}
+    assert names == {"a": ((), ()), "b": ((vip,), (vip,)), "c": ((other,), (other,)), "d": ((), ())}
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)
+    found.hear("consul:c", Answer(SERVERS, nonsense), 1, AT)
+    names = {claim.service.name: (claim.opt_in.vips, claim.held) for claim in found.claims}
+    assert (names["a"], names["c"]) == (((vip,), ()), ((), (other,)))
+    found.apply(found.known, {"consul:b"})
+    assert any(claim.held for claim in found.claims)
+    found.apply(found.known, ())
+    assert not any(claim.held for claim in found.claims)
 
 
 def test_refusals_are_known_of_their_sources() -> None:

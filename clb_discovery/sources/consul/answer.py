@@ -108,6 +108,8 @@ class Reading(NamedTuple):
     opt_in: OptIn | None = None
     zoneless: tuple[str, ...] = ()
     """Remarks about instances whose zone cannot be used, sorted."""
+    declines: bool = False
+    """Whether each entry has a registration, and none of them opts in."""
 
     @property
     def host_names(self) -> frozenset[str]:
@@ -154,13 +156,15 @@ def parse_entries(entries: object, tagged: str | None = None, zone_key: str | No
                 left_out.append(_refused(entry, error))
             else:
                 out_members.add(Instance(_name(node, "Node"), _name(service, "ID"), "", 0, weight).identity)
+    claimed = _read_opt_in(entries)
     return Reading(
         tuple(instances),
         tuple(left_out),
         is_any_out,
         frozenset(out_members - {""}),
-        _read_opt_in(entries),
+        claimed,
         tuple(sorted(f"{name} has the zone {show(zone)}" for name, zone in strange.items())),
+        claimed is None and all(_is_object(entry) and _is_object(entry.get("Service")) for entry in entries),
     )
 
 

@@ -35,6 +35,10 @@ class Known(NamedTuple):
     """The addresses that the last successful look-up found."""
 
 
+NOT_YET: Final = Known(cause="it is still being looked up", unread=BOTH)
+"""The state of a name before its first look-up has ended."""
+
+
 def is_anyone_usable(reading: Reading, names: Mapping[str, Known]) -> bool:
     """Return whether an instance serves and has an address.
 
@@ -137,7 +141,7 @@ class _Found:
             self.add(instance, known.last if known else ())
             return
         if known is None:
-            known = Known(cause="it is still being looked up", unread=BOTH)
+            known = NOT_YET
         self.add(instance, known.addresses)
         self.in_use.update((address, instance.port) for address in known.last if is_ipv4(address) in known.unread)
         unread = known.unread & families

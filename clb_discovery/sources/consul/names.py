@@ -14,7 +14,7 @@ import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from clb_discovery.model.address import format_address, is_ipv4
-from clb_discovery.sources.consul.members import BOTH, Known
+from clb_discovery.sources.consul.members import BOTH, NOT_YET, Known
 from clb_discovery.sources.follow import Bugs
 
 if TYPE_CHECKING:
@@ -123,8 +123,14 @@ class Watched:
 
     @property
     def known(self) -> Mapping[str, Known]:
-        """The state of the wanted names; names that have not been looked up yet are missing."""
-        return {name: known for name, known in self._known.items() if name not in self._awaited}
+        """The state of the wanted names; names that have not been looked up yet are missing.
+
+        Of a name that is looked up again, only the last addresses are known, where a critical instance is still out.
+        """
+        return {
+            name: NOT_YET._replace(last=known.last) if name in self._awaited else known
+            for name, known in self._known.items()
+        }
 
     def want(self, names: Collection[str]) -> None:
         """Watch exactly these names; cancel look-ups of others."""

@@ -150,7 +150,7 @@ class ConsulCatalog(_Hastened[Listing]):
 
         :raises UsageError: if Consul's HTTP interface cannot be queried for this name.
         """
-        return ConsulSource(self._server, name, self._selection)
+        return ConsulSource(self._server, name, self._selection, must_opt_in=True)
 
     async def _query(self, *, confirm: bool) -> Listing:
         await self._pause()
@@ -170,13 +170,15 @@ class ConsulSource(_Hastened[Reading]):
     change. A result of either is combined with the last result of the other into an answer.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what is followed, and how
         self,
         server: ConsulServer,
         service: str,
         selection: Selection = ALL,
         families: frozenset[bool] = frozenset(),
         name: str | None = None,
+        *,
+        must_opt_in: bool = False,
     ) -> None:
         """Prepare; no query is sent yet.
 
@@ -184,6 +186,7 @@ class ConsulSource(_Hastened[Reading]):
         :param selection: which instances.
         :param families: those of its VIPs, True for IPv4; empty for those that its registration claims.
         :param name: the name of the source, if another than `consul:redis`.
+        :param must_opt_in: whether the instances do not count unless one of them opts in.
         :raises UsageError: if Consul's HTTP interface cannot be queried for this name.
         """
         objection = consul_objection(service)
@@ -194,6 +197,7 @@ class ConsulSource(_Hastened[Reading]):
         self._service = service, selection
         self._name = name or f"consul:{service}"
         self._families = families
+        self._must_opt_in = must_opt_in
         self._names = Watched(server.names, self.name, self._wakeup.set)
         server.attach(self)
         self._answered = False
@@ -289,7 +293,8 @@ class ConsulSource(_Hastened[Reading]):
         )
         self._rested = time.monotonic() + min(REST * took, LONGEST_REST)
         self._answered = True
-        return reading
+        # Instances that nothing can use must not hide that the service has left the catalog.
+        return Reading() if self._must_opt_in and reading.declines else reading
 
 
 def _own_families(reading: Reading) -> frozenset[bool]:

@@ -140,8 +140,9 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
     ) -> Any:  # noqa: ANN401  # the callback's result
         """Send a GET request.
 
-        A blocking query that was cut is repeated without waiting. A `stale` query that reached a server without contact
-        to its leader is repeated at the leader. Each is repeated once.
+        A blocking query that was cut is repeated without waiting. A `stale` query is repeated at the leader if
+        it reached a server without contact to its leader, or one that is behind an earlier answer. Each is repeated
+        once.
 
         :raises SourceError: if there is no complete good answer, or ACLs have filtered all of it.
         """
@@ -150,10 +151,9 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         # Without the index, so that Consul responds at once, whether or not the answer is newer.
         now = [(name, value) for name, value in params if name not in _BLOCKING]
         response = await self._long_poll(path, params, headers) if "wait" in given and "index" in given else None
-        went_back = False
         if response is None:
             response = await self._request("GET", self.uri(path, now), headers, self._margin)
-            went_back = _is_before(response.headers.get(INDEX), given.get("index"))
+        went_back = _is_before(response.headers.get(INDEX), given.get("index"))
         if ANY_SERVER in params and (went_back or self._out_of_touch(response.headers)):
             _log.debug(
                 "stale answer is not used; the query is repeated at the leader",

@@ -42,7 +42,7 @@ def lines_of(logs: Lines, event: str) -> list[dict[str, Any]]:
 
 async def test_each_rule_of_indexes_is_a_line() -> None:
     """A new, an unchanged and a lower index have different lines; after a lower one the next query does not wait."""
-    async with FakeConsul(Reply(index="900"), Reply(index="900"), Reply(index="3"), Reply(index="8")) as fake:
+    async with FakeConsul(*(Reply(index=index) for index in ("900", "900", "3", "3", "8"))) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
         with capture_logs() as logs:

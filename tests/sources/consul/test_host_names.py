@@ -16,7 +16,8 @@ from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import RealServer, Unread
 from clb_discovery.sources.consul import names as names_module
-from clb_discovery.sources.consul.members import BOTH, Known
+from clb_discovery.sources.consul.answer import parse_entries
+from clb_discovery.sources.consul.members import BOTH, Known, to_answer
 from clb_discovery.sources.consul.names import Names, Watched
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import GRACE, ConsulSource
@@ -290,6 +291,40 @@ async def test_a_look_up_that_ends_by_a_bug_is_reported_and_repeated(monkeypatch
         watched.stop()
     errors = [(line["event"], line["source"]) for line in logs if line["log_level"] == "error"]
     assert errors == [("source failed unexpectedly", "consul:web")]
+
+
+class Slow(Names):
+    """Looks up names, each only once."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: HostNames(Resolvers(["192.0.2.1"])))
+        self.asked: set[str] = set()
+
+    async def look_up(self, name: str, before: Known | None, since: float) -> tuple[Known, float]:
+        """Find an address the first time."""
+        del before, since
+        if name in self.asked:
+            await asyncio.Event().wait()
+        self.asked.add(name)
+        return Known((parse_address("10.0.0.1"),), last=(parse_address("10.0.0.1"),)), 60.0
+
+
+async def test_a_critical_instance_stays_registered_while_its_name_is_looked_up_again() -> None:
+    """Otherwise its zone would keep more connects than it can take, each time that a removal has to be confirmed."""
+    changed = asyncio.Event()
+    watched = Watched(Slow(), "consul:web", changed.set)
+    entries = [instance("10.0.0.2"), instance("a.example", status="critical")]
+    for number, entry in enumerate(entries):
+        entry["Service"] |= {"ID": f"s{number}", "Meta": {"zone": "a"}}
+    reading = parse_entries(entries, zone_key="zone")
+    watched.want(reading.host_names)
+    await asyncio.wait_for(changed.wait(), SOON)
+    before = to_answer(reading, watched.known)
+    assert before.out == (endpoint("10.0.0.1", 80),)
+    watched.renew()
+    assert not watched.is_complete
+    assert to_answer(reading, watched.known) == before
+    watched.stop()
 
 
 async def test_the_agents_own_name_is_looked_up_alike(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +76,28 @@ def test_an_unusable_file_changes_nothing(tmp_path: Path, text: str | None) -> N
         assert found.get() == TWO
     assert events(logs) == ["secret reload failed; keeping the previous one", "secret reloaded"]
     assert f"CONSUL_HTTP_TOKEN_FILE '{file}'" in str(logs[0]["error"])
+
+
+def test_a_file_that_becomes_readable_after_it_was_written_is_read_again(tmp_path: Path) -> None:
+    """A new file often belongs to another user first, and is given to that of the sidecar afterwards."""
+    file = tmp_path / "token"
+    replace(file, ONE)
+
+    def read() -> str:
+        if file.stat().st_mode & 0o040 == 0:  # as root every file is readable
+            raise UsageError("permission denied")
+        return file.read_text(encoding="utf-8")
+
+    file.chmod(0o640)
+    found = SecretFile("token", [file], read)
+    new = tmp_path / "new"
+    new.touch(0o600)
+    new.write_text(TWO, encoding="utf-8")
+    new.replace(file)
+    assert found.get() == ONE
+    time.sleep(0.02)  # the clock of the file system is coarse
+    file.chmod(0o640)
+    assert found.get() == TWO
 
 
 def test_a_file_that_is_unusable_at_the_start_is_an_error(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from clb_discovery.config.services import read_services
 from clb_discovery.config.sources import open_sources
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.model.address import parse_address
+from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import RealServer
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.client import Scope, Selection
@@ -105,6 +106,22 @@ async def test_instances_of_which_none_can_be_used_are_an_error_until_there_is_a
     assert all("stale" in query for query in fake.queries)
 
 
+async def test_a_service_that_leaves_its_catalog_may_have_instances_that_nobody_can_use() -> None:
+    """It has left all the same: as an error it would keep its VIPs for ever. What is no registration is an error."""
+    claiming, leaving = instance(), instance(port=0)
+    claiming["Service"]["Meta"] = {"clb-vip": "10.64.0.1:80"}
+    replies = [[claiming], [leaving], [{}], [leaving, {}], [claiming | {"Checks": "passing"}], [leaving]]
+    async with FakeConsul(*(Reply(entries=entries, index=f"{at + 5}") for at, entries in enumerate(replies))) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulCatalog(server).service("redis")
+        assert (await source.next()).opt_in
+        assert await source.next() == Answer(())
+        for _ in replies[2:5]:
+            assert "no instance can be used" in await failure(source)
+        assert await source.next() == Answer(())
+        await server.close()
+
+
 async def test_later_queries_wait_for_news() -> None:
     """The first query does not wait; later ones carry index and wait; all of them are stale."""
     async with FakeConsul(Reply(index="5"), Reply(index="5"), Reply(index="9"), Reply(index="9")) as fake:
@@ -140,14 +157,28 @@ async def test_the_wait_is_that_of_the_options(tmp_path: Path) -> None:
 
 
 async def test_an_index_that_goes_back_is_dropped() -> None:
-    """After a restore of the servers the answer counts, and the next query does not wait."""
-    async with FakeConsul(Reply(index="900"), Reply(index="3"), Reply(index="0"), Reply(index="8")) as fake:
+    """After a restore of the servers the leader's answer counts, and the next query does not wait."""
+    replies = [Reply(index=index) for index in ("900", "3", "3", "0", "8")]
+    async with FakeConsul(*replies) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
         for _ in range(4):
             assert (await source.next()).servers
         await server.close()
-    assert [query.get("index") for query in fake.queries] == [None, "900", None, "1"]
+    assert [query.get("index") for query in fake.queries] == [None, "900", None, None, "1"]
+
+
+async def test_an_answer_older_than_the_last_is_overruled_by_the_leader() -> None:
+    """The wait may end at a server that has restarted and has not applied its whole log yet."""
+    older = Reply(index="3", entries=[instance(port=79)])
+    async with FakeConsul(Reply(index="900"), older, Reply(index="901"), Reply(index="902")) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulSource(server, "redis")
+        for _ in range(3):
+            assert (await source.next()).servers == (RealServer(0, parse_address("10.0.0.1"), 80, 1),)
+        await server.close()
+    assert [query.get("index") for query in fake.queries] == [None, "900", None, "901"]
+    assert "consistent" in fake.queries[2]
 
 
 async def test_an_empty_list_is_an_answer() -> None:
