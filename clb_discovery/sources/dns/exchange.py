@@ -194,10 +194,10 @@ async def ask(
                     cause=str(error.cause),
                     attempt=attempt + 1,
                 )
-                if error.cause.is_silence:
-                    memory.was_silent(server, clock())
-                else:
+                if not error.cause.is_silence:
                     left.remove(server)
+                elif error.cause.over != "TCP" or server.is_always_max_size():  # others may answer over UDP
+                    memory.was_silent(server, clock())
             else:
                 memory.answered(server)
                 if is_guess:

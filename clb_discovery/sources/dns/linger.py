@@ -63,6 +63,15 @@ class Linger(Generic[_Key, _Value]):
         """Update the values of known records."""
         self._seen |= {key: (self._seen[key][0], value) for key, value in members.items() if key in self._seen}
 
+    def skip(self, seconds: float, is_unread: Callable[[_Value], bool]) -> None:
+        """Do not count time that has passed without answers: records were not absent then, they were not looked for.
+
+        :param is_unread: tells for which records there was no answer, by their values.
+        """
+        self._seen = {
+            key: (seen + seconds if is_unread(value) else seen, value) for key, (seen, value) in self._seen.items()
+        }
+
     def read(self, members: Mapping[_Key, _Value], now: float) -> None:
         """Take one reading.
 

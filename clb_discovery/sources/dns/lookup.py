@@ -64,6 +64,8 @@ class Found:
     size: int = 0
     """Bytes of the response on the wire."""
     over_tcp: bool = False
+    server: Nameserver | None = None
+    """The server that sent the last response."""
 
 
 class Lookup:
@@ -142,7 +144,8 @@ class Lookup:
                     over_tcp=response.over_tcp,
                     size=response.size,
                 )
-                return Found(chain.canonical_name, chain.answer, message, ttl, response.size, response.over_tcp)
+                size, over_tcp, server = response.size, response.over_tcp, response.server
+                return Found(chain.canonical_name, chain.answer, message, ttl, size, over_tcp, server)
             response = await self._ask(chain.canonical_name, rdtype, tcp=tcp)
 
     async def _search(self, name: dns.name.Name, rdtype: RdataType, text: str, *, tcp: bool) -> Response:

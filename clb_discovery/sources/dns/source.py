@@ -125,6 +125,8 @@ class DnsSource:
         self.due: float | None = None
         """When the next round starts, in seconds of the loop's clock; None for at once."""
         self._linger: Final = Linger[Member, Servers](linger, identity=attrgetter("identity"))
+        self._answered = 0.0  # when the last round ended with an answer
+        self._unread: Collection[bool] = ()  # families of which the last round read nothing
         self._hastened = asyncio.Event()
         self._since = 0.0  # when it was hastened: answers to earlier queries do not count
 
@@ -156,6 +158,7 @@ class DnsSource:
     async def _round(self, started: float) -> Answer:
         """Query all parts that are due, and set the time of the next round; raises as `next`."""
         clock = asyncio.get_running_loop().time
+        unread, self._unread = self._unread, BOTH  # until there is an answer
         try:
             async with asyncio.timeout(ROUND_TIMEOUT), Lookup(self.name, self._resolvers.current()) as lookup:
                 found = await self._reader.read(lookup, self._since)
@@ -164,6 +167,8 @@ class DnsSource:
                 f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; check the load of the DNS server"
             ) from None
         now = clock()
+        self._skip_unanswered(now, {*unread, *found.unread_families})
+        self._answered, self._unread = now, found.unread_families
         self.due = max(
             next_round(found.parts, self._bounds, self._rng.random()),
             started + pause(lookup.questions, self._bounds),
@@ -182,6 +187,16 @@ class DnsSource:
             next_query_in=round(self.due - now, 1),
         )
         return self._with_lingering(found, now)
+
+    def _skip_unanswered(self, now: float, families: Collection[bool]) -> None:
+        """Let records stay for as long as nothing was read of them: an error is no answer without them.
+
+        :param families: those of which this round or the one before read nothing.
+        """
+        if families:
+            self._linger.skip(
+                now - self._answered, lambda servers: all(is_ipv4(one.address) in families for one in servers)
+            )
 
     def _with_lingering(self, found: Round, now: float) -> Answer:
         """Add records that stay although this round lacks them, if the server varies its answers."""

@@ -99,7 +99,7 @@ class Addresses:
         found: dict[Question, AddressSet | Unavailable] = {}
         missing: list[Question] = []
         silent: dict[Question, float] = {}
-        probes: dict[dns.name.Name, Question] = {}
+        probes: dict[tuple[dns.name.Name, RdataType], Question] = {}
         now = _now()
         for question in questions:
             known = self._known.get(question)
@@ -108,8 +108,8 @@ class Addresses:
             elif isinstance(known, Unavailable) and known.is_silence:
                 silent[question] = known.asked
                 found[question] = replace(known, asked=now)
-            elif self._gate.is_silent(name := dns.name.from_text(question.target)):
-                probes[zone_of(name)] = question
+            elif self._gate.is_silent(name := dns.name.from_text(question.target), question.rdtype):
+                probes[zone_of(name), question.rdtype] = question
                 found[question] = _skipped(name, question.rdtype, now)
             else:
                 missing.append(question)
@@ -121,7 +121,10 @@ class Addresses:
             silent=len(silent),
             silent_zones=len(probes),
         )
-        for question in [*sorted(silent, key=silent.__getitem__)[:AT_ONCE], *probes.values()]:
+        # Names that failed themselves wait: each time they would take the only query of a zone that answers for others.
+        waiting = {one for one in silent if (zone_of(dns.name.from_text(one.target)), one.rdtype) in probes}
+        failed = sorted(silent.keys() - waiting, key=silent.__getitem__)
+        for question in [*probes.values(), *failed[:AT_ONCE]]:
             self._query_in_background(lookup, question, bounds)
         if missing:
             await self._find_missing(lookup, missing, found, since, bounds, patience)
@@ -210,7 +213,7 @@ class Addresses:
             mine = self._running.get(question)
             if mine is not None and mine.task is asyncio.current_task():
                 mine.asked = asked
-            if not self._gate.may_ask(name, asked):
+            if not self._gate.may_ask(name, question.rdtype, asked):
                 return _skipped(name, question.rdtype, asked)
             known = await self._query(lookup, name, question, asked)
         self._keep(question, known, bounds)
@@ -228,11 +231,11 @@ class Addresses:
                 answer = await lookup.find(name, question.rdtype)
         except LookupFailedError as error:
             if error.is_silence:
-                self._gate.timed_out(name, _now())
+                self._gate.timed_out(name, question.rdtype, _now())
             else:
-                self._gate.answered(name)
+                self._gate.answered(name, question.rdtype)
             return Unavailable(error.cause, RETRY, asked, error.is_silence, error.is_servfail, question.rdtype == A)
-        self._gate.answered(name)
+        self._gate.answered(name, question.rdtype)
         found = tuple(record.address for record in answer.records or ())
         return AddressSet(found, answer.ttl if found else answer.ttl or RETRY, asked, note)
 

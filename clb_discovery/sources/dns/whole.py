@@ -21,7 +21,7 @@ _WITHOUT_TCP: Final = (60.0, 600.0)
 """Seconds for which TCP is not tried again after it failed: at first, and at most. They double with each failure."""
 _TRUSTED: Final = 600.0
 """Seconds after an answer over TCP during which a failure of TCP is an error: UDP may return fewer records."""
-
+_OTHER_SERVER: Final = "only another DNS server responds over TCP, and it lacks records; allow TCP to the first one"
 
 _log = structlog.stdlib.get_logger()
 
@@ -34,7 +34,7 @@ class Whole:
     the effect on a pool). The marks of such an answer are TTL 0, unless `service_ttl` is set, and Consul's domain. With
     either mark the records are queried again over TCP, and then over TCP first while the mark stays, so that pools do
     not flap. The same applies to answers that do not fit into a datagram. Without TCP the answer over UDP counts,
-    with a note.
+    with a note. So it does if TCP reaches only another server, which knows fewer records: UDP had an answer already.
     """
 
     def __init__(self, name: dns.name.Name, rdtype: RdataType) -> None:
@@ -58,9 +58,9 @@ class Whole:
             found = await lookup.find(self._name, self._rdtype)
             if _may_be_trimmed(found) and not found.over_tcp and found.size <= EDNS_PAYLOAD:
                 _log.debug("UDP answer may be cut short without a mark; querying over TCP", source=lookup.label)
-                found = await self._over_tcp(lookup) or found
+                found = await self._over_tcp(lookup, found) or found
         suspect = _may_be_trimmed(found)
-        self._tcp_first = suspect or (found.over_tcp and found.size > EDNS_PAYLOAD)
+        self._tcp_first = found.over_tcp and (suspect or found.size > EDNS_PAYLOAD)
         if suspect and not found.over_tcp:
             return (
                 found,
@@ -79,9 +79,10 @@ class Whole:
             return "the name does not exist (NXDOMAIN); is it right, and complete?"
         return f"the name exists, but has no {self._rdtype.name} record"
 
-    async def _over_tcp(self, lookup: Lookup) -> Found | None:
+    async def _over_tcp(self, lookup: Lookup, over_udp: Found | None = None) -> Found | None:
         """Query over TCP, unless that failed recently; return None if it fails.
 
+        :param over_udp: an answer that may be a part of the one over TCP.
         :raises LookupFailedError: if it fails although it worked recently.
         """
         clock = asyncio.get_running_loop().time
@@ -89,6 +90,8 @@ class Whole:
             return None
         try:
             found = await lookup.find(self._name, self._rdtype, tcp=True)
+            if over_udp is not None:
+                _check(lookup, found, over_udp)
         except LookupFailedError as error:
             if self._last_over_tcp is not None and clock() < self._last_over_tcp + _TRUSTED:
                 raise error.explained("TCP is used because answers over UDP may be truncated") from None
@@ -115,6 +118,12 @@ class Whole:
                 f"an answer of {found.size} bytes is at the limit of DNS and may lack servers; "
                 "if the server is Consul, use --consul; otherwise set a TTL above 0, or split the service",
             )
+
+
+def _check(lookup: Lookup, found: Found, part: Found) -> None:
+    """Raise LookupFailedError if an answer lacks records of another one, and comes from another server."""
+    if found.server is not part.server and not set(part.records or ()) <= set(found.records or ()):
+        raise LookupFailedError(lookup.label, _OTHER_SERVER)
 
 
 def _may_be_trimmed(found: Found) -> bool:

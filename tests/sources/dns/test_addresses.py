@@ -203,6 +203,25 @@ async def test_silent_family_delays_the_other_once() -> None:
         assert clock() - began < 4 * 0.5
 
 
+@pytest.mark.parametrize("wrong", [Reply(rcode="NXDOMAIN"), Reply([f"{NAME}. 0 A 10.0.0.1"])], ids=["none", "fewer"])
+async def test_another_server_over_tcp_takes_no_records_away(wrong: Reply) -> None:
+    """If the server that has answered is silent over TCP, the next one adds to its answer at most, and stays the next.
+
+    With a TTL of 0 an answer over UDP may be a part, so it is queried over TCP, too.
+    """
+    addresses = [f"10.0.0.{number}" for number in range(1, 5)]
+    async with FakeDns() as first, FakeDns() as second:
+        serve(first, *addresses, ttl=0)
+        first.replies[QUESTIONS[0]].tcp_silent = True
+        second.replies[QUESTIONS[0]] = wrong
+        resolvers = Resolvers([first.address, second.address], lifetime=4.0)
+        one = AddressSource(NAME, PORT, resolvers, 0.05, 0.05, families=(True,), rng=Always(0.0))
+        answers = [await one.next() for _ in range(4)]
+
+    assert [shown(answer) for answer in answers] == [[f"0 1 {address}:{PORT}" for address in addresses]] * 4
+    assert all("may be incomplete" in str(answer.note) for answer in answers)
+
+
 @pytest.mark.parametrize("reply", [Reply(rcode="SERVFAIL"), Reply(silent=True)], ids=["SERVFAIL", "silence"])
 async def test_first_query_after_an_outage_counts(reply: Reply) -> None:
     """While nothing is known each try waits for an answer, so the first one after the outage has it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dns.name
+from dns.rdatatype import AAAA
 from structlog.testing import capture_logs
 
 from clb_discovery.sources.dns.gate import SILENT_AFTER, Gate
@@ -225,9 +226,9 @@ def test_a_silent_zone_is_one_line() -> None:
     gate, name = Gate(), dns.name.Name([b"web", b"b\x1bd", b""])
     with capture_logs() as logs:
         for _ in range(SILENT_AFTER + 3):
-            gate.timed_out(name, 0.0)
+            gate.timed_out(name, AAAA, 0.0)
     assert lines_of(logs, "zone does not respond; it is queried rarely") == [
-        {"zone": "b\\027d.", "time_outs": SILENT_AFTER, "seconds": 5.0}
+        {"zone": "b\\027d.", "type": "AAAA", "time_outs": SILENT_AFTER, "seconds": 5.0}
     ]
 
 

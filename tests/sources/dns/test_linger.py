@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clb_discovery.errors import SourceError
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer
+from clb_discovery.sources.dns.addresses import AddressSource
 from clb_discovery.sources.dns.linger import FORGOTTEN, LEAST, MOST, READINGS, Linger
 from clb_discovery.sources.dns.resolvers import Resolvers
 from clb_discovery.sources.dns.srv import SrvSource
@@ -275,3 +277,45 @@ async def test_record_lingers_with_the_address_that_it_had_last() -> None:
 
     assert [str(server) for server in answer.servers] == ["10.0.0.1:80", "10.0.0.9:80"]
     assert answer.note == "--linger: real servers that an answer lacks stay for 60 s after they were last seen"
+
+
+async def test_outage_ends_no_stay() -> None:
+    """An error is no answer without a record, so after any outage the records that stayed before it still do."""
+    async with FakeDns() as server:
+        for number, host in enumerate("ab"):
+            server.replies[f"{host}.example.", "A"] = Reply([f"{host}.example. 60 A 10.0.0.{number}"])
+        one = SrvSource(NAME, Resolvers([server.address]), 0.01, 0.01, families=(True,), linger=2.0)
+        for host in "ab":
+            server.replies[SRV] = Reply([f"{NAME}. 1 SRV 1 1 80 {host}.example."])
+            before = await one.next()
+        server.replies[SRV] = Reply(rcode="SERVFAIL")
+        for _ in range(3):
+            with pytest.raises(SourceError):
+                await one.next()
+            await asyncio.sleep(0.8)
+        server.replies[SRV] = Reply([f"{NAME}. 1 SRV 1 1 80 b.example."])
+        after = await one.next()
+
+    assert [str(server) for server in before.servers] == ["10.0.0.0:80", "10.0.0.1:80"]
+    assert (after.servers, after.out) == (before.servers, ())
+
+
+async def test_unread_family_ends_no_stay() -> None:
+    """The same for one family of a plain name, while the other one is read."""
+    async with FakeDns() as server:
+        owner = "db.example."
+        four, six = (owner, "A"), (owner, "AAAA")
+        server.replies[four] = Reply([f"{owner} 0 A 10.0.0.1"])
+        one = AddressSource("db.example", 80, Resolvers([server.address]), 0.01, 0.01, linger=2.0)
+        for number in (1, 2):
+            server.replies[six] = Reply([f"{owner} 0 AAAA fd00::{number}"])
+            before = await one.next()
+        server.replies[six] = Reply(rcode="SERVFAIL")
+        for _ in range(3):
+            assert (await one.next()).unread
+            await asyncio.sleep(0.8)
+        server.replies[six] = Reply([f"{owner} 0 AAAA fd00::2"])
+        after = await one.next()
+
+    assert [str(server) for server in before.servers] == ["10.0.0.1:80", "[fd00::1]:80", "[fd00::2]:80"]
+    assert (after.servers, after.out) == (before.servers, ())

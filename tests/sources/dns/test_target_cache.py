@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
+import pytest
 from dns.name import Name
-from dns.rdatatype import A, RdataType
+from dns.rdatatype import AAAA, A, RdataType
 from structlog.testing import capture_logs
 
 from clb_discovery.sources.dns.answer import AddressSet, Unavailable
+from clb_discovery.sources.dns.gate import ALL_SILENT_AFTER, SILENT_AFTER
 from clb_discovery.sources.dns.lookup import Found, Lookup, LookupFailedError
 from clb_discovery.sources.dns.resolvers import Resolvers
 from clb_discovery.sources.dns.target_cache import Addresses, Question
@@ -79,6 +82,52 @@ async def test_bug_of_a_query_in_the_background_is_reported() -> None:
             await asyncio.sleep(0.02)
     errors = [(line["event"], line["source"]) for line in logs if line["log_level"] == "error"]
     assert errors == [("source failed unexpectedly", "test")]
+
+
+class Partly(Nobody):
+    """Gets no response for some questions, and a negative answer for the others."""
+
+    def __init__(self, silent: Collection[Question]) -> None:
+        super().__init__()
+        self.answered = list[Question]()
+        self._silent = silent
+
+    async def find(self, name: Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
+        """Answer, or raise."""
+        question = Question(name.to_text(), rdtype)
+        if question in self._silent:
+            raise LookupFailedError(str(name), "no answer", is_silence=True)
+        self.answered.append(question)
+        return await super().find(name, rdtype, tcp=tcp)
+
+
+async def test_silence_about_one_type_does_not_stop_queries_of_the_other() -> None:
+    """Where queries for AAAA records are dropped, A records are read as ever, however many names there are."""
+    names = [f"host-{number}.example." for number in range(ALL_SILENT_AFTER)]
+    lookup, addresses, bounds = Partly([Question(name, AAAA) for name in names]), Addresses(), (0.001, 0.001)
+    for _ in range(3):
+        found = await addresses.find(
+            lookup, [Question(name, kind) for name in names for kind in (A, AAAA)], 0.0, bounds
+        )
+        assert all(isinstance(found[Question(name, A)], AddressSet) for name in names)
+        assert all(isinstance(found[Question(name, AAAA)], Unavailable) for name in names)
+        await asyncio.sleep(0.01)
+
+
+async def test_name_that_has_not_failed_is_the_one_query_of_a_silent_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names that time out do not take it from the others each time, which are queried again once it is answered."""
+    monkeypatch.setattr("clb_discovery.sources.dns.gate.PAUSE", 0.1)
+    dead = [Question(f"dead-{number}.example.", A) for number in range(SILENT_AFTER)]
+    alive = [Question(f"host-{number}.example.", A) for number in range(2)]
+    lookup, addresses, bounds = Partly(dead), Addresses(), (0.001, 0.001)
+    await addresses.find(lookup, dead, 0.0, bounds)
+    await asyncio.sleep(0.15)
+    await addresses.find(lookup, [*dead, *alive], 0.0, bounds)
+    await asyncio.sleep(0.01)
+    assert lookup.answered == alive[-1:]
+
+    found = await addresses.find(lookup, alive, 0.0, bounds)
+    assert all(isinstance(found[one], AddressSet) for one in alive)
 
 
 async def test_what_is_good_is_kept() -> None:
