@@ -36,6 +36,7 @@ _SENDER: Final = {  # where struct sockaddr_in and sockaddr_in6, which follow, h
     socket.AF_INET6: slice(_REPORT.size + 8, _REPORT.size + 24),
 }
 _HOST_UNREACHABLE: Final = {socket.AF_INET: (3, 1), socket.AF_INET6: (1, 3)}  # type and code (RFC 792, RFC 4443)
+_SYN_SENT: Final = 2  # TCP_SYN_SENT of linux/tcp.h, the first byte of struct tcp_info
 _ROOM: Final = 512  # bytes for a report and its sender
 
 
@@ -74,8 +75,9 @@ async def connect(sock: socket.socket, name: tuple[str, int]) -> None:
     if error not in (0, errno.EINPROGRESS):
         raise _own_fault(error)
     await _writable(sock)
+    is_connecting = _is_connecting(sock)  # first: a connect that ends meanwhile has an error
     error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if error:
+    if error or is_connecting:
         raise _failure(error, sock)
     if _is_to_itself(sock):
         raise _error(errno.ECONNREFUSED)
@@ -115,6 +117,15 @@ async def _writable(sock: socket.socket) -> None:
         loop.remove_writer(sock)
 
 
+def _is_connecting(sock: socket.socket) -> bool:
+    """Tell whether a connect is still under way, although its socket counts as writable.
+
+    The kernel puts an ICMP message into the error queue, which wakes us, before it notes the error and ends the connect
+    (tcp_v4_err). If a system call has the socket at that moment, it does not end the connect at all.
+    """
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _SYN_SENT
+
+
 def _is_to_itself(sock: socket.socket) -> bool:
     """Tell whether a socket got the port to which it connects, and so met itself, because nothing listens there."""
     with suppress(OSError):  # it was reset meanwhile
@@ -123,24 +134,25 @@ def _is_to_itself(sock: socket.socket) -> bool:
 
 
 def _failure(error: int, sock: socket.socket) -> OSError:
-    """Return the exception for a connect that failed after it was sent."""
+    """Return the exception for a connect that failed after it was sent; error is 0 if only the error queue has it."""
     reports = list(_reports(sock))
-    if any(not is_own for is_own in reports) or (error in _ANSWERS and not reports):
+    error = error or next((reported for reported, _ in reports), errno.EIO)
+    if any(not is_own for _, is_own in reports) or (error in _ANSWERS and not reports):
         return _error(error)
     return _own_fault(error)
 
 
-def _reports(sock: socket.socket) -> Iterator[bool]:
-    """Yield whether this host is at fault for each ICMP message in the error queue of a socket."""
+def _reports(sock: socket.socket) -> Iterator[tuple[int, bool]]:
+    """Yield the error of each ICMP message in the error queue of a socket, and whether this host is at fault."""
     here = socket.inet_pton(sock.family, sock.getsockname()[0])
     with suppress(OSError):  # the queue is empty
         while True:
             _, found, _, _ = sock.recvmsg(0, _ROOM, socket.MSG_ERRQUEUE)
             for level, kind, data in found:
                 if (level, kind) == _RECVERR[sock.family]:
-                    _, _, type_, code, _, _ = _REPORT.unpack_from(data)
+                    error, _, type_, code, _, _ = _REPORT.unpack_from(data)
                     sender = data[_SENDER[sock.family]]
-                    yield sender == here and (type_, code) != _HOST_UNREACHABLE[sock.family]
+                    yield error, sender == here and (type_, code) != _HOST_UNREACHABLE[sock.family]
 
 
 def _own_fault(error: int) -> OwnFaultError:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +44,16 @@ ROUTES: Final = {
     "blackhole": errno.EINVAL,
 }
 """Types of routes, as iproute2 names them, and how a connect ends there."""
+BUSY: Final = """
+import ctypes, socket, struct, sys
+instructions = struct.pack("=HBBI", 0, 0, 0, 0) * 4095 + struct.pack("=HBBI", 6, 0, 0, 65536)
+room = ctypes.create_string_buffer(instructions)
+program = struct.pack("@HP", 4096, ctypes.addressof(room))
+sock = socket.socket(fileno=int(sys.argv[1]))
+print(flush=True)
+while True:
+    sock.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER checks the program while it has the socket
+"""
 
 
 @pytest.fixture
@@ -94,6 +106,51 @@ def test_an_icmp_error_of_another_host_is_an_answer(namespace: Path, error: str,
     """Whatever its code: the server cannot be reached from here."""
     kind, _ = fate_in(namespace, host_behind(error, ipv6=ipv6), router)
     assert kind is not OwnFaultError
+
+
+@pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
+def test_an_icmp_error_that_ends_no_connect_is_an_answer(namespace: Path, *, ipv6: bool) -> None:
+    """The kernel has put it into the error queue, and has not noted the error yet, or never does."""
+    host = host_behind("host unreachable", ipv6=ipv6)
+
+    async def ending() -> type[OSError] | None:
+        family, target = endpoint(parse_address(host), PORT)
+        with LateSocket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock, kept_busy(sock):
+            try:
+                async with asyncio.timeout(LONGEST):
+                    await connect(sock, target)
+            except OSError as error:
+                return type(error)
+        return None
+
+    def work() -> type[OSError] | None:
+        with router():
+            return asyncio.run(ending())
+
+    assert namespaces.inside(namespace, work) is OSError
+
+
+class LateSocket(socket.socket):
+    """Reads an error before it is asked for it: the kernel tells it only once if it has ended no connect."""
+
+    def getsockopt(self, level: int, name: int, size: int = 0) -> Any:  # noqa: ANN401 - an integer, or bytes of this size
+        """Return an option."""
+        if name == socket.SO_ERROR:
+            super().getsockopt(level, name)
+        return super().getsockopt(level, name, size) if size else super().getsockopt(level, name)
+
+
+@contextmanager
+def kept_busy(sock: socket.socket) -> Iterator[None]:
+    """Let system calls of another process have a socket nearly all the time while the block runs."""
+    command = [sys.executable, "-c", BUSY, str(sock.fileno())]
+    with subprocess.Popen(command, pass_fds=[sock.fileno()], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])

@@ -23,7 +23,7 @@ ERRORS: Final = {"host unreachable": (1, 3), "port unreachable": (3, 4), "prohib
 
 _NETWORKS: Final = tuple(ERRORS)
 _DELAY: Final = 0.1
-"""Seconds until it answers; an error during connect(2) itself, as on a slow machine, is not tested."""
+"""Seconds until it answers."""
 _TCP, _ICMP, _ICMPV6 = 6, 1, 58
 _HERE: Final = "10.99.0.1", "fd99::1"
 
