@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -17,7 +18,7 @@ from tests.checks.test_table import target
 
 def test_a_late_result_of_a_server_that_is_not_followed_is_no_trouble() -> None:
     """Its check was running when a reload removed it: nothing would ever end that trouble."""
-    publisher: Any = None
+    publisher: Any = SimpleNamespace(times_recreated=0)
 
     async def story() -> None:
         checks = ActiveChecks(Announcer(), Meters(), lambda: None)
