@@ -36,7 +36,7 @@ _SENDER: Final = {  # where struct sockaddr_in and sockaddr_in6, which follow, h
     socket.AF_INET6: slice(_REPORT.size + 8, _REPORT.size + 24),
 }
 _HOST_UNREACHABLE: Final = {socket.AF_INET: (3, 1), socket.AF_INET6: (1, 3)}  # type and code (RFC 792, RFC 4443)
-_SYN_SENT: Final = 2  # TCP_SYN_SENT of linux/tcp.h, the first byte of struct tcp_info
+_UNCONNECTED: Final = frozenset({2, 7})  # TCP_SYN_SENT and TCP_CLOSE; struct tcp_info begins with the state
 _ROOM: Final = 512  # bytes for a report and its sender
 
 
@@ -75,9 +75,9 @@ async def connect(sock: socket.socket, name: tuple[str, int]) -> None:
     if error not in (0, errno.EINPROGRESS):
         raise _own_fault(error)
     await _writable(sock)
-    is_connecting = _is_connecting(sock)  # first: a connect that ends meanwhile has an error
+    is_connected = _is_connected(sock)  # first: a connect that ends meanwhile has an error
     error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if error or is_connecting:
+    if error or not is_connected:
         raise _failure(error, sock)
     if _is_to_itself(sock):
         raise _error(errno.ECONNREFUSED)
@@ -117,13 +117,13 @@ async def _writable(sock: socket.socket) -> None:
         loop.remove_writer(sock)
 
 
-def _is_connecting(sock: socket.socket) -> bool:
-    """Tell whether a connect is still under way, although its socket counts as writable.
+def _is_connected(sock: socket.socket) -> bool:
+    """Tell whether a connect has succeeded: its socket counts as writable in any case.
 
     The kernel puts an ICMP message into the error queue, which wakes us, before it notes the error and ends the connect
     (tcp_v4_err). If a system call has the socket at that moment, it does not end the connect at all.
     """
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _SYN_SENT
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] not in _UNCONNECTED
 
 
 def _is_to_itself(sock: socket.socket) -> bool:
