@@ -88,8 +88,9 @@ def look_ahead(
     queries = _Queries(options, services, installed, following)
     asyncio.run(queries.open_all() if offline else queries.query_all())
     following = queries.following
-    vips = vip_addresses(services)
-    following = {source: one.released(_spare(one, following, options, vips)) for source, one in following.items()}
+    following = {
+        source: one.released(_spare(one, following, options, queries.vips)) for source, one in following.items()
+    }
     failed = {source: queries.failed[source] for source in following if source in queries.failed}
     waiting = frozenset(source for source, one in following.items() if one.guarded.held)
     following = {source: one.confirmed() for source, one in following.items()}
@@ -160,7 +161,8 @@ class _Queries:
         """
         self._options = options
         self._services = services
-        self._vips = vip_addresses(services)
+        self.vips = vip_addresses(services)
+        """The addresses of all VIPs."""
         self._before = installed_servers(installed, [*services, *catalog.claimed(following.values())])
         self.following = {source: self._seeded(one) for source, one in following.items()}
         self.outcomes: dict[str, Outcome] = {}
@@ -216,7 +218,7 @@ class _Queries:
             if not (outcome.unusable and one.from_catalog):  # a sidecar runs without it
                 self.failed[source] = error
         now, at = time.monotonic(), datetime.now(UTC)
-        self.following[source] = one.after(outcome, now, at, self._options.real_range, self._vips)
+        self.following[source] = one.after(outcome, now, at, self._options.real_range, self.vips)
         self.outcomes[source] = outcome
         if isinstance(outcome, Answer) and not outcome.servers and (why := await _why_empty(queried, outcome)):
             self.why_empty[source] = why

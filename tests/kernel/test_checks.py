@@ -71,6 +71,13 @@ def wait_for_events(found: Sidecar, event: str, servers: Sequence[WebServer]) ->
     found.wait_for(lambda: names <= {line["server"] for line in found.lines() if line["event"] == event}, event)
 
 
+def stop_and_check(found: Sidecar, cgroup: Path, instance: str, server: WebServer) -> None:
+    """Stop a server, and wait until a failed connect has hurried its check."""
+    server.stop()
+    dial(cgroup, VIP, 80, 30)
+    found.wait_for(lambda: failing(instance) == {server.name}, "it was checked")
+
+
 def lines(found: Sidecar, event: str) -> list[dict[str, Any]]:
     """Return the lines of the log with this event."""
     return [line for line in found.lines() if line["event"] == event]
@@ -337,9 +344,7 @@ def test_a_failed_connect_hurries_the_check(cgroup: Path, instance: str, directo
     with web_servers(*["127.0.0.1"] * 3) as servers:
         config.write_text(service(servers, more=RARE))
         with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
-            servers[0].stop()
-            dial(cgroup, VIP, 80, 30)
-            found.wait_for(lambda: failing(instance) == {servers[0].name}, "it was checked")
+            stop_and_check(found, cgroup, instance, servers[0])
 
 
 def test_a_server_that_is_ejected_and_fails_its_check_is_recalled(
@@ -349,9 +354,7 @@ def test_a_server_that_is_ejected_and_fails_its_check_is_recalled(
     with web_servers(*["127.0.0.1"] * 2) as servers:
         config.write_text(service(servers, more=RARE + "suspicion = false\n"))
         with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
-            servers[0].stop()
-            dial(cgroup, VIP, 80, 30)
-            found.wait_for(lambda: failing(instance) == {servers[0].name}, "it was checked")
+            stop_and_check(found, cgroup, instance, servers[0])
             servers[0].start()
             servers[1].stop()
             wait_until(lambda: dial(cgroup, VIP, 80, 10) == ["ok"] * 10, "it is back")
@@ -453,9 +456,7 @@ def test_a_hung_server_stays_out_in_maps_that_are_made_anew(
     with web_servers(*["127.0.0.1"] * 3) as servers:
         config.write_text(service(servers, more=RARE))
         with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
-            servers[0].stop()
-            dial(cgroup, VIP, 80, 30)
-            found.wait_for(lambda: failing(instance) == {servers[0].name}, "it was checked")
+            stop_and_check(found, cgroup, instance, servers[0])
             servers[0].start()  # so that a connect does not put it out
             Pins(instance).remove()
             found.wait_for(lambda: found.events().count("pool published") == 2, "it fills new maps")
