@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -95,6 +96,9 @@ class Answer:
     """Identities of members that are out and whose endpoints are not in the answer."""
     places: Places = NO_PLACES
     """The zones of members, and the weights of those that are out; only of a source that is to look for zones."""
+    asked: float = field(default=math.inf, compare=False)
+    """When the first of the queries was sent that it was made of, or an earlier time, in seconds of the loop's clock.
+    Infinity for an answer that is true whenever it is heard, such as one from the configuration."""
 
 
 @dataclass(frozen=True, slots=True)

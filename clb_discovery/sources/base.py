@@ -25,7 +25,8 @@ class Source(Protocol):
     def hasten(self) -> None:
         """Query discovery at once: cut short the wait of `next`, whether it is waiting now or called later.
 
-        The next answer is that of a query which was sent after this call and does not block.
+        An answer to queries which were sent after this call and do not block follows, or a failure; answers to earlier
+        queries may come before it, because no answer is lost.
         """
 
 

@@ -11,7 +11,11 @@ the ones that it could not read.
 The guard protects pools, not the parts that they are put together from. While another part of a pool can serve, an
 absent member of this part is removed at once.
 
-Time is a number of seconds on any clock that does not go backwards.
+An answer was true at some moment between its first query and its arrival. So a clock starts when an answer arrives, and
+only an answer to queries from after it had run confirms that a member is gone. No answer is ignored for being early: it
+may end an absence.
+
+Time is a number of seconds on the clock of `Answer.asked`, which does not go backwards.
 """
 
 from __future__ import annotations
@@ -166,7 +170,7 @@ def admit(  # noqa: PLR0913 - all that the state after an answer depends on
 ) -> Guarded:
     """Take a valid answer.
 
-    :param now: the time of the answer, which confirms the removals whose clocks have run by then.
+    :param now: when the answer arrived. It confirms the removals whose clocks had run when it was asked for.
     :param is_usable: tells which endpoints may be real servers. Others are passed on, so that `desired` rejects them,
         and count as neither present nor absent: they cannot serve a connect.
     :param spare: returns the families in which another part of the pool can serve, so that no removal is held. It is
@@ -199,6 +203,7 @@ class _Words:
         self, answer: Answer, stated: Collection[str], is_usable: Callable[[Endpoint], bool], *, ipv4: bool
     ) -> None:
         self.identities = answer.identities
+        self.asked = answer.asked
         self.is_usable = is_usable
         self._stated = stated
         self._out = frozenset(answer.out)
@@ -254,6 +259,7 @@ def _admit(  # noqa: PLR0913 - as `admit`, for one family
     missing = _missing(family, named)
     if not missing:
         return _with_all(family, named, words.identities)
+    asked = min(words.asked, now)
     present, before = endpoints(named), endpoints(family.good)
     stated = words.taken_out(missing, family.identities)
     kept = words.unread(missing - stated, family.identities)
@@ -269,9 +275,9 @@ def _admit(  # noqa: PLR0913 - as `admit`, for one family
         absent = {}
         unread |= clocks
     else:
-        absent = {} if spare else _staying(clocks, len(usable), policy, now)
+        absent = {} if spare else _staying(clocks, len(usable), policy, asked)
     if not usable and not spare:  # a server that discovery has taken out is better than none
-        absent |= _running(out, policy, now)
+        absent |= _running(out, policy, asked)
     staying = {*kept, *absent, *unread}
     good = _merged(family, named, kept, staying)
     identities = dict(_of(named, words.identities))
@@ -312,17 +318,21 @@ def _replaced(
     return replaced
 
 
-def _staying(gaps: Mapping[Endpoint, float], present: int, policy: RemovalPolicy, now: float) -> dict[Endpoint, float]:
+def _staying(
+    gaps: Mapping[Endpoint, float], present: int, policy: RemovalPolicy, asked: float
+) -> dict[Endpoint, float]:
     """Return the absent members that stay: those whose clocks run, for as long as they are many."""
     if not _is_much(len(gaps), present, policy):
         return {}
-    running = _running(gaps, policy, now)
+    running = _running(gaps, policy, asked)
     return running if _is_much(len(running), present, policy) else {}
 
 
-def _running(clocks: Mapping[Endpoint, float], policy: RemovalPolicy, now: float) -> dict[Endpoint, float]:
+def _running(clocks: Mapping[Endpoint, float], policy: RemovalPolicy, asked: float) -> dict[Endpoint, float]:
+    if not policy.hold:  # nothing has to be confirmed
+        return {}
     # The same sum as in `deadline`.
-    return {endpoint: since for endpoint, since in clocks.items() if now < since + policy.hold}
+    return {endpoint: since for endpoint, since in clocks.items() if asked < since + policy.hold}
 
 
 def _is_much(absent: int, present: int, policy: RemovalPolicy) -> bool:

@@ -58,8 +58,8 @@ class _Fields(NamedTuple):
     guarded: Guarded = Guarded()
     absent_since: datetime | None = None
     """When the first of the absent members that stay became absent."""
-    hastened: bool = False
-    """Whether the source was told to query at once, and has no outcome yet."""
+    hastened: float | None = None
+    """When the source was told to query at once; None if nothing asked for after that has to come."""
     answered: bool = False
     """Whether the source has answered since the start."""
     known: bool = False
@@ -166,15 +166,14 @@ class ServiceState(_Fields):
             unusable = outcome.unusable and self.from_catalog
             answered, errors = self.answered or unusable, self.errors + 1
             return self._replace(
-                error=outcome.reason, errors=errors, unusable=unusable, answered=answered, hastened=False
+                error=outcome.reason, errors=errors, unusable=unusable, answered=answered, hastened=None
             )
         if isinstance(outcome, Listing):
             new = _with_listing(outcome)
         else:
             new = _with_answer(self, outcome, now, at, self.usable(real_ranges, vips), spare=spare)
-        return self._replace(
-            **new, error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False
-        )
+            new["hastened"] = self.hastened if self.hastened is not None and outcome.asked < self.hastened else None
+        return self._replace(**new, error=None, unusable=False, answered=True, known=True, last_success=at)
 
     def _is_unreadable(self, answer: Answer) -> bool:
         """Tell whether an answer names only members that cannot be read, while no member is known."""
@@ -228,9 +227,9 @@ class ServiceState(_Fields):
     def deadline(self) -> float | None:
         """When to query at once, because the answer may confirm a removal, or None.
 
-        A source that fails is queried again anyway, and a hastened query comes back.
+        A source that fails is queried again anyway, and a hastened one has an answer to come.
         """
-        if self.hastened or self.error is not None or not self.guarded.held:
+        if self.hastened is not None or self.error is not None or not self.guarded.held:
             return None
         return self.guarded.deadline(self.policy)
 
@@ -371,7 +370,7 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
     opt_in, leaving = state.opt_in, state.leaving
     if state.from_catalog:
         leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
-        answer = Answer(()) if leaving else answer
+        answer = Answer((), asked=answer.asked) if leaving else answer
     before = guard.renamed(state.guarded, answer.servers) if state.numbered else state.guarded
     guarded = guard.admit(before, answer, state.policy, now, is_usable, spare=spare)
     since, absent_since = guarded.absent_since, state.absent_since

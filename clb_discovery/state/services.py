@@ -183,7 +183,7 @@ class ServiceTable:
         """Return the sources to query at once, because an answer may confirm a removal: each of them once."""
         due = [state for state in self._with(Mark.DUE_LATER) if state.deadline is not None and now >= state.deadline]
         for state in due:
-            self._put(state._replace(hastened=True))
+            self._put(state._replace(hastened=now))
         return [state.source for state in due]
 
     @property
@@ -219,7 +219,7 @@ class ServiceTable:
         for source, state in kept.items():
             if source in sets:
                 self._sets[source] = sets[source]
-            self._put(state)
+            self._put(state._replace(hastened=None))  # those that follow it know nothing of it
         return kept.keys() - before.keys()
 
     def recall(

@@ -144,7 +144,10 @@ async def test_one_that_may_not_be_used_leaves_none(instance: str, cgroup: Path)
 
 
 async def test_time_alone_removes_nothing(instance: str, cgroup: Path) -> None:
-    """If a source does not answer the query at the end of the hold, the query is not repeated, and its members stay."""
+    """If a source does not answer the query at the end of the hold, the query is not repeated, and its members stay.
+
+    An answer to an earlier query, which was slow, is none to this one.
+    """
 
     class Silent(Told):
         def hasten(self) -> None:
@@ -156,6 +159,9 @@ async def test_time_alone_removes_nothing(instance: str, cgroup: Path) -> None:
         await seconds_until(instance, servers)
         source.tell(Answer(()))
         await asyncio.sleep(4)
+        assert (source.hastens, kernel_pool(instance)) == (1, {*ends(servers)})
+        source.tell(Answer((), asked=asyncio.get_running_loop().time() - 4))
+        await asyncio.sleep(1)
         assert (source.hastens, kernel_pool(instance)) == (1, {*ends(servers)})
         source.tell(Answer(()))
         assert await seconds_until(instance, ()) < SOON

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -133,10 +134,16 @@ class Answers(RuleBasedStateMachine):
         """Let time pass without an answer, which changes nothing."""
         self.now += seconds
 
-    @rule(answer=ANSWERS)
-    def answered(self, answer: Answer) -> None:
+    def _runs(self, endpoint: Endpoint, asked: float) -> bool:
+        """Tell whether an absence has not lasted long enough for an answer to what was asked then."""
+        hold = self.policy.hold
+        return hold > 0 and asked < self.absent.get(endpoint, self.now) + hold
+
+    @rule(answer=ANSWERS, took=st.just(0.0) | st.floats(0, 40))
+    def answered(self, answer: Answer, took: float) -> None:
         """Take an answer; compare every endpoint with what each rule demands."""
-        before, self.state = self.state, admit(self.state, answer, self.policy, self.now)
+        asked = self.now - took
+        before, self.state = self.state, admit(self.state, replace(answer, asked=asked), self.policy, self.now)
         identities = before.identities
         named, was, now = of(answer.servers), of(before.good), of(self.state.good)
         unread = {
@@ -165,20 +172,14 @@ class Answers(RuleBasedStateMachine):
         assert named <= now, "what the answer names counts"
         assert now <= named | was, "nothing comes back by itself"
         for endpoint in now - named - unread:
-            assert self.now < self.absent[endpoint] + self.policy.hold, "an absence that an answer confirms has ended"
+            assert self._runs(endpoint, asked), "an absence that an answer confirms has ended"
         for ipv4 in (True, False):
             present = family_of(now, ipv4=ipv4) & (named | unread)
             gone = family_of(was - now, ipv4=ipv4)
             taken_out = {endpoint for endpoint in gone if endpoint in answer.out or identities.get(endpoint) in stated}
-            in_time = {
-                endpoint
-                for endpoint in gone - taken_out
-                if self.now < self.absent.get(endpoint, self.now) + self.policy.hold
-            }
+            in_time = {endpoint for endpoint in gone - taken_out if self._runs(endpoint, asked)}
             if not present:
-                assert not family_of(taken_out, ipv4=ipv4) or all(
-                    self.now >= self.absent[endpoint] + self.policy.hold for endpoint in taken_out
-                ), "better one that is out than none"
+                assert not any(self._runs(endpoint, asked) for endpoint in taken_out), "better one out than none"
             new = [answer.identities.get(endpoint) for endpoint in family_of(named - was, ipv4=ipv4)]
             replaced = sum(
                 min(sum(identities.get(endpoint) == identity for endpoint in in_time), new.count(identity))
@@ -329,6 +330,20 @@ def test_a_removal_counts_with_the_answer_that_confirms_it() -> None:
     assert state.deadline(DEFAULT) == 130
     assert admit(state, Answer(()), DEFAULT, 129.9) == state
     assert admit(state, Answer(()), DEFAULT, 130) == Guarded()
+
+
+def test_a_slow_answer_confirms_no_removal_that_was_not_due_when_it_was_asked_for() -> None:
+    """It ends an absence all the same; a clock starts when an answer arrives, however long it took."""
+    state = admit(known("1", "2", "3", "4"), replace(Answer(()), asked=60), DEFAULT, 100)
+    assert state.deadline(DEFAULT) == 130
+    assert admit(state, replace(Answer(()), asked=129.9), DEFAULT, 150) == state
+    assert admit(state, replace(Answer(()), asked=130), DEFAULT, 150) == Guarded()
+    back = admit(state, replace(answer("1"), asked=129.9), DEFAULT, 131)
+    again = admit(back, replace(Answer(()), asked=131), DEFAULT, 131)
+    assert (good(again), again.deadline(DEFAULT)) == (["1:80"], 161)
+    taken_out = replace(answer(out=("1", "2", "3", "4")), asked=129.9)
+    assert admit(state, taken_out, DEFAULT, 131).good == state.good
+    assert admit(known("1"), replace(Answer(()), asked=1), RemovalPolicy(hold=0), 5) == Guarded()
 
 
 @given(st.floats(0, 1e9), st.floats(0.001, 1e4))

@@ -144,15 +144,19 @@ def test_nothing_is_removed_without_an_answer() -> None:
 
 
 def test_source_is_due_once() -> None:
-    """A source that was hastened or fails has no deadline until its next answer."""
+    """A hastened source has no deadline until an answer to what was asked afterwards; nor has one that fails."""
     one = following()
     one = heard(one, Answer(SERVERS), 0)
     one = heard(one, Answer(()), 1)
     assert one.deadline == 31
-    one = one._replace(hastened=True)
+    one = one._replace(hastened=31)
     assert one.deadline is None
-    one = heard(one, Failure("refused"), 32)
-    assert (one.deadline, one.hastened) == (None, False)
+    one = heard(one, Answer((), asked=30), 32)
+    assert (one.deadline, one.hastened, one.guarded.held) == (None, 31, True)
+    failed = heard(one, Failure("refused"), 32)
+    assert (failed.deadline, failed.hastened) == (None, None)
+    one = heard(one, Answer((), asked=31), 33)
+    assert (one.deadline, one.hastened, one.guarded.held) == (None, None, False)
     one = heard(one, Answer(SERVERS[:1]), 33)
     one = heard(one, Answer(()), 34)
     assert one.deadline == 64

@@ -33,6 +33,8 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     hang: bool = False
     """Never answer."""
+    late: float = 0.0
+    """Seconds until it is sent."""
 
 
 class FakeConsul:
@@ -72,6 +74,7 @@ class FakeConsul:
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if reply.hang:
             await asyncio.Event().wait()
+        await asyncio.sleep(reply.late)
         return _response(reply)
 
 

@@ -172,7 +172,7 @@ class Replica:
         self.now += seconds
         deadline = self._following.deadline
         if deadline is not None and self.now >= deadline:
-            self._following = self._following._replace(hastened=True)
+            self._following = self._following._replace(hastened=asyncio.get_running_loop().time())
             self._source.hasten()
 
     @property

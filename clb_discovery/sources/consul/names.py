@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -115,45 +117,61 @@ class Watched:
         self._known: dict[str, Known] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._since = 0.0
-        self._awaited: set[str] = set()
-        """Names whose answers from before `_since` do not count."""
+        """When `renew` was called: look-ups that begin after it use no earlier DNS answers."""
+        self._asked: dict[str, float] = {}
+        """The `_since` of each name's last look-up."""
+        self._renewing = asyncio.Event()
+        """Set, and replaced, by `renew`."""
         self._timer: asyncio.TimerHandle | None = None
         self._places = asyncio.Semaphore(AT_ONCE)
         self._suspects = asyncio.Semaphore(SUSPECTS_AT_ONCE)
 
     @property
     def known(self) -> Mapping[str, Known]:
-        """The state of the wanted names; names that have not been looked up yet are missing.
+        """The state of the wanted names; names that have not been looked up yet are missing."""
+        return self._known
 
-        Of a name that is looked up again, only the last addresses are known, where a critical instance is still out.
+    @property
+    def renewed(self) -> Mapping[str, Known]:
+        """The same without what was known before `renew`.
+
+        Of a name that is still looked up again, only the last addresses are known, where a critical instance is still
+        out.
         """
         return {
-            name: NOT_YET._replace(last=known.last) if name in self._awaited else known
+            name: NOT_YET._replace(last=known.last) if self._asked[name] < self._since else known
             for name, known in self._known.items()
         }
+
+    @property
+    def asked(self) -> float:
+        """A time before which no DNS query was sent whose answer is in `known`, in seconds of the loop's clock."""
+        return min(self._asked.values(), default=math.inf)
 
     def want(self, names: Collection[str]) -> None:
         """Watch exactly these names; cancel look-ups of others."""
         for name in self._tasks.keys() - names:
             self._tasks.pop(name).cancel()
         self._known = {name: known for name, known in self._known.items() if name in names}
-        self._awaited &= set(names)
+        self._asked = {name: self._asked[name] for name in self._known}
         for name in sorted(set(names) - self._tasks.keys()):
             self._tasks[name] = asyncio.create_task(self._watch(name))
 
     @property
     def is_complete(self) -> bool:
         """Whether all of them have been looked up."""
-        return self._tasks.keys() <= self._known.keys() - self._awaited
+        return self._tasks.keys() <= self._known.keys()
+
+    @property
+    def is_renewed(self) -> bool:
+        """Whether all that are known have been looked up since `renew`."""
+        return self.asked >= self._since
 
     def renew(self) -> None:
-        """Look up all names again; earlier DNS answers do not count any more."""
+        """Look up all names again, from DNS; look-ups that are under way end first."""
         self._since = asyncio.get_running_loop().time()
-        self._awaited = {*self._tasks, *self._known}
-        names = list(self._tasks)
-        self.stop()
-        if names:
-            self.want(names)
+        self._renewing.set()
+        self._renewing = asyncio.Event()
 
     def stop(self) -> None:
         """Stop all look-ups until `want` is called again."""
@@ -163,7 +181,7 @@ class Watched:
 
     def _report(self) -> None:
         """Report a change; while first look-ups are running, collect their changes into one report."""
-        if self.is_complete:
+        if self.is_complete and self.is_renewed:
             self._changed()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(MERGED, self._report_merged)
@@ -176,8 +194,11 @@ class Watched:
         while True:
             before = self._known.get(name)
             async with self._suspects if before and before.unread else self._places:
-                known, lasts = await self._look_up(name, before)
-            if known != before or name in self._awaited:
+                since, renewing = self._since, self._renewing
+                known, lasts = await self._look_up(name, before, since)
+            is_renewed = self._asked.get(name, since) < since
+            self._asked[name] = since
+            if known != before or is_renewed:
                 _log.debug(
                     "host name has changed",
                     name=name,
@@ -186,14 +207,17 @@ class Watched:
                     next_query_in=round(lasts, 1),
                 )
                 self._known[name] = known
-                self._awaited.discard(name)
                 self._report()
-            await asyncio.sleep(max(lasts, len(self._tasks) / RATE))
+            if renewing.is_set():
+                await asyncio.sleep(2 * MERGED)  # this result may end an absence, so it is reported before the next
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(lasts, len(self._tasks) / RATE)):
+                    await renewing.wait()
 
-    async def _look_up(self, name: str, before: Known | None) -> tuple[Known, float]:
+    async def _look_up(self, name: str, before: Known | None, since: float) -> tuple[Known, float]:
         """Look up a name; for a bug, too, the look-up has failed and is repeated, and other names are not affected."""
         try:
-            return await self._names.look_up(name, before, self._since)
+            return await self._names.look_up(name, before, since)
         except Exception as error:  # noqa: BLE001 - otherwise it would end this task in silence
             reason = self._bugs.reason(self._source, error)
             return Known((), 0, reason, BOTH, before.last if before else ()), RETRY

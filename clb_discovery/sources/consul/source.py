@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
 import structlog
@@ -19,7 +20,7 @@ from clb_discovery.sources.consul.answer import Reading
 from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket
 from clb_discovery.sources.consul.change_watch import WATCH_BURST, WATCH_RATE
 from clb_discovery.sources.consul.client import ALL, Selection
-from clb_discovery.sources.consul.members import BOTH, is_anyone_usable, to_answer
+from clb_discovery.sources.consul.members import BOTH, Known, is_anyone_usable, to_answer
 from clb_discovery.sources.consul.names import Names, Watched
 from clb_discovery.sources.consul.server import LOCAL, REFRESH, ConsulServer, Limits
 from clb_discovery.text import nearest
@@ -45,16 +46,24 @@ _log = structlog.stdlib.get_logger()
 
 
 class _Hastened(Generic[_Result]):
-    """A source whose current query can be cancelled in favour of one that does not block."""
+    """A source whose wait for a change can be cut short by a query that does not block.
+
+    Times are by `time.monotonic`, the clock of asyncio's loop.
+    """
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._index = FIRST
         self._wakeup = asyncio.Event()
         self._running: asyncio.Task[_Result] | None = None
-        self._is_cut = False
-        self._needs_fresh = False
-        """Whether no query that was sent after the last `hasten` has been answered yet."""
+        self._waits = False
+        """Whether the current query waits for a change."""
+        self._sent = 0.0
+        """When the current query was sent, or the last one."""
+        self._asked = 0.0
+        """When the last query that was answered was sent."""
+        self._since = 0.0
+        """When it was hastened: answers to earlier queries confirm nothing."""
 
     @property
     def name(self) -> str:
@@ -62,11 +71,11 @@ class _Hastened(Generic[_Result]):
         raise NotImplementedError
 
     def hasten(self) -> None:
-        """Query Consul's leader at once; the next answer is the leader's."""
-        self._is_cut = self._needs_fresh = True
+        """Query Consul's leader at once, or after a query that is under way and does not wait."""
+        self._since = time.monotonic()
         self._wakeup.set()
 
-    async def _query(self, *, confirm: bool) -> _Result:
+    async def _query(self) -> _Result:
         raise NotImplementedError
 
     async def _wait_for_answer(self, patience: float | None = None) -> _Result | None:
@@ -75,28 +84,29 @@ class _Hastened(Generic[_Result]):
         :param patience: longest wait in seconds; `None` for no limit.
         :return: the answer; `None` if something else happened first, or the patience is over.
         """
-        if self._is_cut:
+        if self._running is not None and not self._running.done() and self._waits and self._sent < self._since:
             _log.debug("wait was cut short; the leader is queried at once", source=self.name)
             await self._end()
         if self._running is None:
-            self._is_cut = False
-            self._running = asyncio.create_task(self._query(confirm=self._needs_fresh))
+            self._waits = False
+            self._running = asyncio.create_task(self._query())
             self._running.add_done_callback(lambda _: self._wakeup.set())
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._wakeup.wait()
         self._wakeup.clear()
-        if self._is_cut or not self._running.done():
+        if not self._running.done():
             return None
         ended, self._running = self._running, None
         result = ended.result()
-        self._needs_fresh = False
+        self._asked = self._sent
         return result
 
-    async def _pause(self, until: float = 0.0) -> None:
-        """Keep to the rate limit before a query.
+    async def _start(self, until: float = 0.0) -> tuple[int, bool]:
+        """Keep to the rate limit, and start a query.
 
-        :param until: when it may start in any case, by `time.monotonic`.
+        :param until: when it may start in any case.
+        :return: the index to send, and whether to query the leader because the source was hastened.
         """
         now = time.monotonic()
         self._bucket, pause = self._bucket.take(now)
@@ -104,12 +114,18 @@ class _Hastened(Generic[_Result]):
         if pause >= _SHOWN_PAUSE:
             _log.debug("rate limit: pausing before the next query", source=self.name, seconds=round(pause, 1))
         await asyncio.sleep(pause)
+        self._sent = time.monotonic()
+        # If this query is interrupted, the next one must not block.
+        index, self._index = self._index, FIRST
+        confirm = self._asked < self._since
+        self._waits = index != FIRST and not confirm
+        return index, confirm
 
     async def _end(self) -> None:
         """Cancel the current query."""
         running, self._running = self._running, None
         if running is not None:
-            self._index = FIRST  # an answer that has already come is lost
+            self._index = FIRST
             running.cancel()
             await asyncio.wait((running,))
             if not running.cancelled():
@@ -152,9 +168,8 @@ class ConsulCatalog(_Hastened[Listing]):
         """
         return ConsulSource(self._server, name, self._selection, must_opt_in=True)
 
-    async def _query(self, *, confirm: bool) -> Listing:
-        await self._pause()
-        index, self._index = self._index, FIRST
+    async def _query(self) -> Listing:
+        index, confirm = await self._start()
         known = self._listed is not None and time.monotonic() < self._listed_at + REFRESH
         self._index, names = await self._server.list_services(index, known=known and not confirm, confirm=confirm)
         if names is not None:
@@ -202,13 +217,15 @@ class ConsulSource(_Hastened[Reading]):
         server.attach(self)
         self._answered = False
         self._rested = 0.0
-        """When the next query may start, by `time.monotonic`."""
+        """When the next query may start."""
         self._reading: Reading | None = None
         """The last one, while queries succeed."""
         self._returned: Answer | None = None
         """The last answer that `next` made of it."""
         self._due: float | None = None
-        """Until when an answer may wait for host names, by `time.monotonic`; None if none waits."""
+        """Until when an answer may wait for host names; None if none waits."""
+        self._fresh: float | None = None
+        """When the first reading came that was asked for after `hasten`."""
 
     @property
     def name(self) -> str:
@@ -223,10 +240,11 @@ class ConsulSource(_Hastened[Reading]):
         try:
             return await self._next()
         except UnusableError as error:  # there was an answer, so the index stays valid
+            self._fresh = None
             await self.end()
             raise UnusableError(f"{self._server}: {error}") from None
         except BaseException:
-            self._reading = self._returned = self._due = None
+            self._reading = self._returned = self._due = self._fresh = None
             await self.end()
             raise
 
@@ -247,47 +265,82 @@ class ConsulSource(_Hastened[Reading]):
         await self._end()
 
     def hasten(self) -> None:
-        """Query Consul's leader and DNS at once; the next answer is theirs."""
+        """Query Consul's leader and DNS at once, or after queries that are under way and do not wait."""
         self._names.renew()
+        self._fresh = None
         super().hasten()
 
     async def _next(self) -> Answer:
         if self._reading is not None:
             self._names.want(self._reading.host_names)
         while True:
-            reading = await self._wait_for_answer(self._patience())
+            reading = await self._wait_for_answer(self._next_look())
             if reading is not None:
                 self._reading = reading
                 self._names.want(reading.host_names)
                 self._returned = None
                 self._due = self._due or time.monotonic() + GRACE
-            if self._reading is None or self._needs_fresh:
+                if self._is_fresh:
+                    self._fresh = self._fresh or time.monotonic()
+            if self._reading is None:
                 continue
             if patience := self._patience():
                 _log.debug("answer waits for host names", source=self.name, seconds=round(patience, 1))
                 continue
             self._due = None
-            families = self._families or _own_families(self._reading)
-            answer = to_answer(self._reading, self._names.known, families)
-            if answer != self._returned:
+            answer = self._answer(self._reading)
+            if answer != self._returned or self._returned.asked < self._since <= answer.asked:
                 self._returned = answer
                 _log.debug("answer is complete", source=self.name, servers=len(answer.servers))
                 return answer
             _log.debug("looking up host names has changed nothing", source=self.name)
 
+    def _answer(self, reading: Reading) -> Answer:
+        names, asked = self._names.known, min(self._asked, self._names.asked)
+        if self._renewal() == 0.0:
+            names, asked = self._names.renewed, self._asked
+        answer = to_answer(reading, names, self._families or _own_families(reading))
+        return replace(answer, asked=asked)
+
+    @property
+    def _is_fresh(self) -> bool:
+        """Whether the last reading was asked for after `hasten`."""
+        return self._asked >= self._since
+
+    def _next_look(self) -> float | None:
+        """Return the seconds after which an answer is due without any news; `None` if none is."""
+        is_owed = self._returned is None or self._returned.asked < self._since
+        patience = self._patience()
+        return self._renewal() if patience is None and is_owed else patience
+
     def _patience(self) -> float | None:
-        """Return the seconds that an answer may still wait for host names; `None` if none waits."""
-        if self._due is None or self._reading is None or self._needs_fresh:
+        """Return the seconds that an answer may still wait for host names; `None` if none waits.
+
+        A reading from before `hasten` waits for nothing: it may end an absence, and the next one takes its place.
+        """
+        if self._due is None or self._reading is None or not self._is_fresh:
             return None
         if self._names.is_complete:
             return 0.0
-        grace = 0.0 if is_anyone_usable(self._reading, self._names.known) else LONG_GRACE
-        return max(self._due + grace - time.monotonic(), 0.0)
+        return self._left(self._due, self._reading, self._names.known)
 
-    async def _query(self, *, confirm: bool) -> Reading:
-        await self._pause(self._rested)
-        # If this query is interrupted, the next one must not block.
-        index, self._index = self._index, FIRST
+    def _renewal(self) -> float | None:
+        """Return the seconds that names may still be looked up again after `hasten`; `None` if none is.
+
+        Those that take longer are unread from then on, so that they delay no removal of others.
+        """
+        if self._fresh is None or self._reading is None or self._names.is_renewed:
+            return None
+        return self._left(self._fresh + GRACE, self._reading, self._names.renewed)
+
+    @staticmethod
+    def _left(due: float, reading: Reading, names: Mapping[str, Known]) -> float:
+        """Return the seconds until a time, which is later if no instance has an address yet."""
+        grace = 0.0 if is_anyone_usable(reading, names) else LONG_GRACE
+        return max(due + grace - time.monotonic(), 0.0)
+
+    async def _query(self) -> Reading:
+        index, confirm = await self._start(self._rested)
         self._index, reading, took = await self._server.read(
             self._service, index, answered=self._answered, confirm=confirm
         )

@@ -128,10 +128,10 @@ class DnsSource:
         self._answered = 0.0  # when the last round ended with an answer
         self._unread: Collection[bool] = ()  # families of which the last round read nothing
         self._hastened = asyncio.Event()
-        self._since = 0.0  # when it was hastened: answers to earlier queries do not count
+        self._since = 0.0  # when it was hastened: rounds that begin after it use no earlier answers
 
     def hasten(self) -> None:
-        """Query at once; the next answer comes from queries that were sent after this call."""
+        """Query at once, or once more after a round that is running."""
         self._since = asyncio.get_running_loop().time()
         self._hastened.set()
 
@@ -149,11 +149,8 @@ class DnsSource:
             except TimeoutError:
                 pass
         self.due = None
-        while True:
-            self._hastened.clear()
-            answer = await self._round(clock())
-            if not self._hastened.is_set():
-                return answer
+        self._hastened.clear()
+        return await self._round(clock())
 
     async def _round(self, started: float) -> Answer:
         """Query all parts that are due, and set the time of the next round; raises as `next`."""
@@ -186,7 +183,8 @@ class DnsSource:
             queries=lookup.questions,
             next_query_in=round(self.due - now, 1),
         )
-        return self._with_lingering(found, now)
+        asked = min(started, *(part.asked for part in found.parts))
+        return replace(self._with_lingering(found, now), asked=asked)
 
     def _skip_unanswered(self, now: float, families: Collection[bool]) -> None:
         """Let records stay for as long as nothing was read of them: an error is no answer without them.

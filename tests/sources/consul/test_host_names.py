@@ -85,6 +85,16 @@ async def until(source: ConsulSource, *expected: RealServer, unread: tuple[Unrea
                 return answer
 
 
+async def asked_again(source: ConsulSource) -> Answer:
+    """Hasten the source, and return its first answer to what was asked afterwards."""
+    since = time.monotonic()
+    source.hasten()
+    async with asyncio.timeout(SOON):
+        while (answer := await source.next()).asked < since:
+            pass
+    return answer
+
+
 async def test_a_host_name_stands_for_its_addresses_as_they_change(
     agent: ConsulAgent, knot: KnotServer, connect: Connect
 ) -> None:
@@ -146,13 +156,11 @@ async def test_a_hastened_source_looks_names_up_again(agent: ConsulAgent, knot: 
     await until(source, server("10.0.0.1"), server("10.0.0.2", 2))
     for records, found in (("a A 10.0.0.3", "10.0.0.3"), ("b A 10.0.0.3", None), ("a A 10.0.0.4", "10.0.0.4")):
         knot.write(records, ttl=60, negative_ttl=60)
-        source.hasten()
-        answer = await asyncio.wait_for(source.next(), SOON)
+        answer = await asked_again(source)
         assert {*answer.servers} == {server("10.0.0.2", 2), *([server(found)] if found else [])}
         assert answer.unread == ()
     knot.purge()
-    source.hasten()
-    answer = await asyncio.wait_for(source.next(), SOON)
+    answer = await asked_again(source)
     assert (answer.servers, answer.unread) == ((server("10.0.0.2", 2),), (Unread("test/a", None, 0, 1, is_ipv4=True),))
 
 
@@ -322,9 +330,57 @@ async def test_a_critical_instance_stays_registered_while_its_name_is_looked_up_
     before = to_answer(reading, watched.known)
     assert before.out == (endpoint("10.0.0.1", 80),)
     watched.renew()
-    assert not watched.is_complete
-    assert to_answer(reading, watched.known) == before
+    assert not watched.is_renewed
+    assert to_answer(reading, watched.renewed) == before
     watched.stop()
+
+
+class Prompted(Names):
+    """Finds what a test says, when it says it."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: HostNames(Resolvers(["192.0.2.1"])))
+        self.asked = 0
+        self.third = asyncio.Event()
+        self.found: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def look_up(self, name: str, before: Known | None, since: float) -> tuple[Known, float]:
+        """Wait for an address, or for None: the name has none."""
+        del name, since
+        self.asked += 1
+        if self.asked == 3:
+            self.third.set()
+        text = await self.found.get()
+        addresses = (parse_address(text),) if text else ()
+        return Known(addresses, last=addresses or (before.last if before else ())), 0.1
+
+
+async def test_a_look_up_that_was_under_way_counts_before_the_next_one() -> None:
+    """It may end an absence; it confirms none, because it was begun before the source was hastened."""
+    names = Prompted()
+    entries = [instance("10.0.0.2"), instance("a.example")]
+    entries[1]["Service"] |= {"ID": "named"}
+    async with FakeConsul(Reply(entries=entries), Reply(hang=True)) as consul:
+        consul_server = ConsulServer(consul.url, names=names)
+        source = ConsulSource(consul_server, "redis", families=IPV4)
+        names.found.put_nowait("10.0.0.1")
+        assert len((await source.next()).servers) == 2
+        names.found.put_nowait(None)
+        assert len((await source.next()).servers) == 1
+        waiting = asyncio.create_task(source.next())
+        await asyncio.wait_for(names.third.wait(), SOON)
+        consul.replies = [Reply(entries=entries), Reply(hang=True)]
+        hastened = time.monotonic()
+        source.hasten()
+        unchanged = await waiting  # Consul's, at once, while the look-up is under way
+        assert (len(unchanged.servers), unchanged.asked < hastened) == (1, True)
+        for found in ("10.0.0.1", None):
+            names.found.put_nowait(found)
+        early, fresh = await source.next(), await source.next()
+        assert (len(early.servers), early.asked < hastened) == (2, True)
+        assert (len(fresh.servers), fresh.asked >= hastened) == (1, True)
+        assert sum("consistent" in query for query in consul.queries) == 1
+        await consul_server.close()
 
 
 async def test_the_agents_own_name_is_looked_up_alike(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:

@@ -140,6 +140,26 @@ async def test_later_queries_wait_for_news() -> None:
     ]
 
 
+async def test_a_query_that_does_not_wait_is_answered_before_the_leader_is_asked() -> None:
+    """A hastened source loses no answer that is on its way."""
+    slow = Reply(entries=[instance("10.0.0.1")], late=0.2)
+    async with FakeConsul(Reply(), Reply(status=500), slow, Reply(entries=[instance("10.0.0.2")])) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulSource(server, "redis")
+        await source.next()
+        await failure(source)
+        waiting = asyncio.create_task(source.next())
+        await asyncio.sleep(0.1)
+        hastened = time.monotonic()
+        source.hasten()
+        early, fresh = await waiting, await source.next()
+        await server.close()
+    assert [one.address for one in early.servers] == [parse_address("10.0.0.1")]
+    assert [one.address for one in fresh.servers] == [parse_address("10.0.0.2")]
+    assert early.asked < hastened <= fresh.asked
+    assert ["consistent" in query for query in fake.queries[-2:]] == [True, True]
+
+
 async def test_the_wait_is_that_of_the_options(tmp_path: Path) -> None:
     """The command line overrides the file, and every query that waits has this wait."""
     file = tmp_path / "clb.toml"

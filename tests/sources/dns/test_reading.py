@@ -185,17 +185,39 @@ async def test_hastened_source_queries_again(fails: bool) -> None:
 
 
 async def test_source_that_is_hastened_meanwhile_queries_once_more() -> None:
-    """An answer to queries that were sent before `hasten` is not the one that follows it."""
+    """The answer of the round that was under way comes first, and tells that it was asked for before `hasten`."""
     async with FakeDns() as server:
-        server.replies[QUESTION] = Reply(records("0 1 80 a.example."))
+        server.replies[QUESTION] = Reply(records("0 1 80 a.example.", "0 1 80 b.example."))
         server.replies["a.example.", "A"] = Reply(silent=True)
+        server.replies["b.example.", "A"] = Reply(["b.example. 60 A 10.0.0.1"])
         one = source(server, lifetime=0.4)
         asking = asyncio.create_task(one.next())
         await asyncio.sleep(0.1)
-        server.replies[QUESTION] = Reply(records("0 1 81 b.example."), additional=["b.example. 60 A 10.0.0.2"])
+        hastened = asyncio.get_running_loop().time()
         one.hasten()
 
-        assert shown(await asking) == ["0 1 10.0.0.2:81"]
+        early = await asking
+        server.replies[QUESTION] = Reply(records("0 1 81 b.example."))
+        server.replies["b.example.", "A"] = Reply(["b.example. 60 A 10.0.0.2"])
+        fresh = await one.next()
+
+    assert shown(early) == ["0 1 10.0.0.1:80"]
+    assert shown(fresh) == ["0 1 10.0.0.2:81"]
+    assert early.asked < hastened <= fresh.asked
+
+
+async def test_an_answer_is_as_old_as_its_oldest_part() -> None:
+    """Records within their TTL are not queried again with addresses that have expired."""
+    async with FakeDns() as server:
+        server.replies[QUESTION] = Reply(records("0 1 80 a.example.", ttl=60))
+        server.replies["a.example.", "A"] = Reply(["a.example. 0 A 10.0.0.1"])
+        one = SrvSource(NAME, Resolvers([server.address]), 0.05, families=(True,))
+        first, second = await one.next(), await one.next()
+        assert [question[:2] for question in server.asked].count(QUESTION) == 2  # before and after the first addresses
+        assert first.asked < second.asked < asyncio.get_running_loop().time() - 0.05
+        one.hasten()
+        hastened = asyncio.get_running_loop().time()
+        assert (await one.next()).asked >= hastened
 
 
 async def test_records_are_read_again_when_none_is_usable_any_more() -> None:
