@@ -133,13 +133,9 @@ class Watched:
 
     @property
     def renewed(self) -> Mapping[str, Known]:
-        """The same without what was known before `renew`.
-
-        Of a name that is still looked up again, only the last addresses are known, where a critical instance is still
-        out.
-        """
+        """The same; but of a name that is still looked up again since `renew`, nothing says what it lacks."""
         return {
-            name: NOT_YET._replace(last=known.last) if self._asked[name] < self._since else known
+            name: known._replace(unread=BOTH, cause=NOT_YET.cause) if self._asked[name] < self._since else known
             for name, known in self._known.items()
         }
 
@@ -167,9 +163,12 @@ class Watched:
         """Whether all that are known have been looked up since `renew`."""
         return self.asked >= self._since
 
-    def renew(self) -> None:
-        """Look up all names again, from DNS; look-ups that are under way end first."""
-        self._since = asyncio.get_running_loop().time()
+    def renew(self, since: float) -> None:
+        """Look up all names again, from DNS; look-ups that are under way end first.
+
+        :param since: answers to queries from before this time do not count any more, in seconds of the loop's clock.
+        """
+        self._since = since
         self._renewing.set()
         self._renewing = asyncio.Event()
 

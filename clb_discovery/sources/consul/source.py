@@ -266,9 +266,9 @@ class ConsulSource(_Hastened[Reading]):
 
     def hasten(self) -> None:
         """Query Consul's leader and DNS at once, or after queries that are under way and do not wait."""
-        self._names.renew()
-        self._fresh = None
         super().hasten()
+        self._names.renew(self._since)
+        self._fresh = None
 
     async def _next(self) -> Answer:
         if self._reading is not None:
@@ -298,7 +298,7 @@ class ConsulSource(_Hastened[Reading]):
     def _answer(self, reading: Reading) -> Answer:
         names, asked = self._names.known, min(self._asked, self._names.asked)
         if self._renewal() == 0.0:
-            names, asked = self._names.renewed, self._asked
+            names, asked = self._names.renewed, self._since
         answer = to_answer(reading, names, self._families or _own_families(reading))
         return replace(answer, asked=asked)
 
@@ -377,6 +377,7 @@ def server_from_environment(  # noqa: PLR0913  # options beside the environment
     :param wait: how long Consul holds a query without a change, in seconds.
     :param limits: how many queries at a time.
     :raises UsageError: if a value cannot be used.
+    :raises HostError: if a file cannot be used.
     """
     settings = environment.Settings(environ, options or {})
     return ConsulServer(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -329,7 +330,7 @@ async def test_a_critical_instance_stays_registered_while_its_name_is_looked_up_
     await asyncio.wait_for(changed.wait(), SOON)
     before = to_answer(reading, watched.known)
     assert before.out == (endpoint("10.0.0.1", 80),)
-    watched.renew()
+    watched.renew(time.monotonic())
     assert not watched.is_renewed
     assert to_answer(reading, watched.renewed) == before
     watched.stop()
@@ -355,11 +356,64 @@ class Prompted(Names):
         return Known(addresses, last=addresses or (before.last if before else ())), 0.1
 
 
-async def test_a_look_up_that_was_under_way_counts_before_the_next_one() -> None:
-    """It may end an absence; it confirms none, because it was begun before the source was hastened."""
-    names = Prompted()
+def two_instances() -> list[dict[str, Any]]:
+    """Return an instance with an address, and one with a host name."""
     entries = [instance("10.0.0.2"), instance("a.example")]
     entries[1]["Service"] |= {"ID": "named"}
+    return entries
+
+
+async def test_unchanged_names_are_an_answer_to_what_was_asked_for() -> None:
+    """Consul answers first; when the names have been looked up again, too, the answer is repeated at once."""
+    names = Prompted()
+    async with FakeConsul(Reply(entries=two_instances()), Reply(hang=True)) as consul:
+        consul_server = ConsulServer(consul.url, names=names)
+        source = ConsulSource(consul_server, "redis", families=IPV4)
+        names.found.put_nowait("10.0.0.1")
+        first = await source.next()
+        waiting = asyncio.create_task(source.next())
+        await asyncio.wait((waiting,), timeout=0.5)
+        consul.replies = [Reply(entries=two_instances()), Reply(hang=True)]
+        hastened = time.monotonic()
+        source.hasten()
+        early = await waiting
+        assert early.asked < hastened
+        names.found.put_nowait("10.0.0.1")
+        names.found.put_nowait("10.0.0.1")
+        fresh = await asyncio.wait_for(source.next(), SOON)
+        assert first == early == fresh
+        assert fresh.asked >= hastened
+        await consul_server.close()
+
+
+async def test_a_slow_look_up_that_was_under_way_may_end_an_absence() -> None:
+    """It ends after the time that others wait for it; nothing that it lacks is gone."""
+    names = Prompted()
+    async with FakeConsul(Reply(entries=two_instances()), Reply(hang=True)) as consul:
+        consul_server = ConsulServer(consul.url, names=names)
+        source = ConsulSource(consul_server, "redis", families=IPV4)
+        names.found.put_nowait(None)
+        assert len((await source.next()).servers) == 1
+        waiting = asyncio.create_task(source.next())
+        await asyncio.wait((waiting,), timeout=0.5)  # meanwhile Consul is queried, and the name looked up again
+        consul.replies = [Reply(entries=two_instances()), Reply(hang=True)]
+        hastened = time.monotonic()
+        source.hasten()
+        assert (await waiting).asked < hastened
+        unread = await source.next()
+        assert (unread.servers, len(unread.unread), unread.asked >= hastened) == ((server("10.0.0.2", 80),), 1, True)
+        names.found.put_nowait("10.0.0.1")
+        early = await source.next()
+        assert (len(early.servers), len(early.unread)) == (2, 1)
+        names.found.put_nowait(None)
+        fresh = await source.next()
+        assert (len(fresh.servers), fresh.unread) == (1, ())
+        await consul_server.close()
+
+
+async def test_a_look_up_that_was_under_way_counts_before_the_next_one() -> None:
+    """It may end an absence; it confirms none, because it was begun before the source was hastened."""
+    names, entries = Prompted(), two_instances()
     async with FakeConsul(Reply(entries=entries), Reply(hang=True)) as consul:
         consul_server = ConsulServer(consul.url, names=names)
         source = ConsulSource(consul_server, "redis", families=IPV4)
