@@ -201,7 +201,9 @@ class Cases:
             self._doubt(endpoint, now)
         for case in self._waiting(endpoint):
             before, case.probed_at = case.decided_at, now
-            if is_up:
+            if now < case.changed_at:  # it has failed connects since; the programs would not heed a verdict from before
+                self._probe_first(case, case.changed_at)
+            elif is_up:
                 moment = began if began > case.changed_at else now
                 yield self._closed(case, moment)._replace(verdict=Steering(moment, 0), decided_at=before)
             elif is_up is None or not reached:
@@ -269,10 +271,14 @@ class Cases:
             self._remove(case)
 
     def end(self, member: bytes, now: int) -> Iterator[News]:
-        """Close the case of a server that takes connects again, because its virtual server ejects no more."""
+        """Close the case of a server that takes connects again, because its virtual server ejects no more.
+
+        It has a verdict, because the programs let an ejection end when a connect has chosen the server: least-conn
+        chooses others until then.
+        """
         case = self._cases.get(member)
         if case:
-            yield self._closed(case, now)
+            yield self._closed(case, now)._replace(verdict=Steering(now, 0), decided_at=case.decided_at)
 
     def overrule(self, member: bytes, moment: int) -> bool:
         """Drop the case of a server that its checks have brought back; return whether it has none now.
@@ -334,9 +340,12 @@ class Cases:
     def _put_out(self, case: _Case, now: int) -> _Case:
         """Open a case that was not suspect before: its probe is not due at once."""
         if case.terms:
-            low, high = FIRST_WITHIN
-            self._schedule(case, now + low + round((high - low) * self._chance()))
+            self._probe_first(case, now)
         return self._opened(case)
+
+    def _probe_first(self, case: _Case, now: int) -> None:
+        low, high = FIRST_WITHIN
+        self._schedule(case, now + low + round((high - low) * self._chance()))
 
     def _ejected(self, case: _Case, now: int) -> News:
         case.out = True

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Change, Server, Steering
+from clb_discovery.layout.elements import Change, ChangeKind, Server, Steering
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.servers import Protocol, Vip
 from clb_discovery.sidecar.health.cases import News, Terms
@@ -55,7 +55,9 @@ def reported(maps: Maps, installed: Installed, changes: Sequence[Change]) -> lis
     for change in changes:
         if change.server in members:
             seen = _seen(maps, installed, members[change.server], change.server)
-            if seen.server.began == change.began and seen.steering.decided_at <= change.time:
+            # Without checks, the programs heed no verdict on a server that was back before it.
+            heeds = change.kind != ChangeKind.RETURNED or (seen.terms and seen.terms.checked)
+            if seen.server.began == change.began and (seen.steering.decided_at <= change.time or not heeds):
                 found.append((change, seen))
     return found
 

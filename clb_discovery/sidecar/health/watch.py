@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, Protocol, TypeVar
@@ -142,7 +142,8 @@ class HealthWatch:
     @asynccontextmanager
     async def _maps(self) -> AsyncIterator[tuple[Maps, Installed]]:
         async with self._publisher.using_maps() as (maps, installed):
-            self._adopt(installed)
+            if ended := self._adopt(installed):
+                await _in_thread(servers.conclude, maps, installed, ended, time.monotonic_ns())
             yield maps, installed
 
     def _listen(self, maps: Maps) -> None:
@@ -295,20 +296,26 @@ class HealthWatch:
         ejections = server.times_ejected + (news.failed_probe and server.suspect) if server else None
         self._announcer.servers.tell(news, installed, ejections=ejections, early=not self._started)
 
-    def _adopt(self, installed: Installed) -> None:
-        """Follow what has changed since the previous call: servers that have come or gone."""
+    def _adopt(self, installed: Installed) -> Sequence[News]:
+        """Follow what has changed since the previous call: servers that have come or gone, or are not ejected any more.
+
+        :return: the last news of these.
+        """
         if installed is self._installed:
-            return
+            return ()
         before, self._installed = self._installed.virtual, installed
         now = time.monotonic_ns()
+        ended: list[News] = []
         for vip, published in installed.virtual.items():
             if before.get(vip) is not published:
-                self._replace(vip, before.get(vip), published, now)
+                ended += self._replace(vip, before.get(vip), published, now)
         for vip, published in before.items():
             if vip not in installed.virtual:
                 self._replace(vip, published, None, now)
+        return ended
 
-    def _replace(self, vip: Vip, before: Published | None, published: Published | None, now: int) -> None:
+    def _replace(self, vip: Vip, before: Published | None, published: Published | None, now: int) -> Sequence[News]:
+        ended: list[News] = []
         had, has = _probed(vip, before), _probed(vip, published)
         for member in has - had:
             self._reached.join(endpoint_of(member), now)
@@ -318,11 +325,13 @@ class HealthWatch:
             if not published or member not in published.servers:
                 self._cases.forget(member)
             elif not servers.ejects(published):
-                for news in self._cases.end(member, now):
-                    self._tell(news, self._installed, None)
+                ended += self._cases.end(member, now)
         if before and published and before.health != published.health:
             for member in published.servers:
                 self._cases.retime(member, servers.terms_of(vip, published))
+        for news in ended:
+            self._tell(news, self._installed, None)
+        return ended
 
     @contextmanager
     def _trying(self, what: str) -> Iterator[None]:

@@ -109,6 +109,18 @@ def test_a_probe_that_began_before_the_failure_counts_from_its_end(world: World)
     assert [one.verdict for one in world.probed(True, took=5)] == [Steering(NOW + 5, 0)] * 2
 
 
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_probe_that_ended_before_the_failure_decides_nothing(world: World, *, is_up: bool) -> None:
+    """The report was heard first, because the conclusion had to wait for the maps; another probe comes soon."""
+    world.heard(ChangeKind.SUSPECT)
+    world.due()
+    assert kinds(world.heard(ChangeKind.EJECTED, NOW + 7)) == [Kind.EJECTED]
+    assert world.probed(is_up, took=5) == []
+    assert ONE in world.cases.out
+    assert world.wait() <= FIRST_WITHIN[1] + 2
+    assert kinds(world.probed(True)) == [Kind.RETURNED]
+
+
 def test_a_server_that_passes_and_fails_again_is_doubtful(world: World) -> None:
     """It may lose packets, so one answer proves nothing, until it has been well for two minutes."""
     assert not world.cases.is_doubtful(AT_ONE, world.now)
@@ -230,7 +242,7 @@ def test_one_ejection_is_told_once(world: World) -> None:
     assert kinds(world.heard(ChangeKind.EJECTED, NOW + 1)) == [Kind.EJECTED]
     assert world.heard(ChangeKind.EJECTED, NOW + 2) == []
     assert world.due() == [AT_ONE]
-    assert kinds(world.probed(False)) == [Kind.STAYS_OUT]
+    assert kinds(world.probed(False, took=3)) == [Kind.STAYS_OUT]
 
 
 def test_a_server_that_is_out_and_fails_again_is_probed_at_once(world: World) -> None:
@@ -358,6 +370,7 @@ def test_a_server_that_nothing_ejects_any_more_has_returned(world: World) -> Non
     world.heard(ChangeKind.SUSPECT, NOW, of=TWO)
     (returned,) = world.cases.end(ONE, NOW + 7 * SECOND)
     assert (returned.kind, returned.out_for) == (Kind.RETURNED, 7 * SECOND)
+    assert returned.verdict == Steering(NOW + 7 * SECOND, 0)
     assert kinds(list(world.cases.end(TWO, NOW))) == [Kind.CLEARED]
     assert list(world.cases.end(ONE, NOW)) == []
     assert not world.cases.members

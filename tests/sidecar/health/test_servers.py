@@ -53,6 +53,15 @@ def test_reports_name_servers(maps: Any) -> None:  # noqa: ANN401
     ]
 
 
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_return_from_before_the_verdict_is_heeded_without_checks(maps: Any, *, checked: bool) -> None:  # noqa: ANN401
+    """The programs had taken the server back already, and do not heed the verdict of a failed probe then."""
+    maps.said[1] = Steering(11, 99)
+    back = change(1)._replace(kind=ChangeKind.RETURNED)
+    found = servers.reported(maps, installed(PassiveHealth(checked=checked)), [back])
+    assert [one for one, _ in found] == ([] if checked else [back])
+
+
 @pytest.mark.parametrize(
     ("health", "vip"),
     [
