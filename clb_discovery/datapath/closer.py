@@ -8,12 +8,12 @@ does not trust the request: members that are in a pool now are refused. The form
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
-import socket
 import time
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -36,16 +36,18 @@ _BUFFER: Final = 1 << 16
 _MOST_DISCARDED: Final = 1 << 20
 
 
-def ask(instance: str, members: Collection[bytes], protocols: Collection[Protocol]) -> Destroyed:
+async def ask(instance: str, members: Collection[bytes], protocols: Collection[Protocol]) -> Destroyed:
     """Request the closing of sockets, and wait for it; as `close_sockets`, this raises nothing.
+
+    The service compares the members with the pools of that moment.
 
     :param members: packed `struct clb_member` of each removed real server.
     """
     count, failures, hidden = 0, set[str](), 0
     for request in wire.requests(instance, members, protocols):
         try:
-            closed = wire.parse_answer(_answer_to(request))
-        except OSError as error:
+            closed = wire.parse_answer(await _answer_to(request))
+        except OSError as error:  # TimeoutError is one
             closed = Closed(0, (error.strerror or str(error) or type(error).__name__,), 0)
         count += closed.count
         failures.update(closed.failures)
@@ -54,15 +56,15 @@ def ask(instance: str, members: Collection[bytes], protocols: Collection[Protoco
     return Destroyed(count, frozenset(said), hidden)
 
 
-def _answer_to(request: bytes) -> bytes:
+async def _answer_to(request: bytes) -> bytes:
     said = b""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
-        sock.settimeout(_PATIENCE)
-        sock.connect(str(SOCKET))
-        sock.sendall(request)
-        sock.shutdown(socket.SHUT_WR)
-        while len(said) < wire.LONGEST_ANSWER and (part := sock.recv(_BUFFER)):
-            said += part
+    async with asyncio.timeout(_PATIENCE):
+        reader, writer = await asyncio.open_unix_connection(SOCKET)
+        with closing(writer):
+            writer.write(request)
+            writer.write_eof()
+            while len(said) < wire.LONGEST_ANSWER and (part := await reader.read(_BUFFER)):
+                said += part
     return said
 
 

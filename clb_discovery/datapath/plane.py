@@ -119,9 +119,17 @@ class Plane(ABC):
         It is called again if it failed.
         """
 
+    async def request_closing(
+        self,
+        members: Collection[bytes],  # noqa: ARG002 - of those that have a service
+        protocols: Collection[Protocol],  # noqa: ARG002
+    ) -> Destroyed | None:
+        """Let a service close sockets of removed real servers, as `closer.ask`; None if there is none."""
+        return None
+
     @abstractmethod
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
-        """Close sockets of removed real servers; as `sockets.closing.close_sockets`."""
+        """Close sockets of removed real servers in this process; as `sockets.closing.close_sockets`."""
 
 
 class OwnPlane(Plane):
@@ -186,7 +194,7 @@ class OwnPlane(Plane):
         self._pins.remove_other_layouts()
 
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
-        """Close the sockets in this process."""
+        """Close them with our own privileges."""
         return close_sockets(members, maps.records(), protocols=protocols)
 
     def objection(self) -> str | None:
@@ -271,10 +279,12 @@ class LoadedPlane(Plane):
     def settle(self) -> None:
         """Do nothing: root removes other layouts with `clb-discovery unload --other-layouts`."""
 
+    async def request_closing(self, members: Collection[bytes], protocols: Collection[Protocol]) -> Destroyed | None:
+        """Ask the service of the systemd units."""
+        return await closer.ask(self._pins.instance, members, protocols) if closer.SOCKET.exists() else None
+
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
-        """Let the service close them; without the service, close those that our own privileges allow."""
-        if closer.SOCKET.exists():
-            return closer.ask(self._pins.instance, members, protocols)
+        """Close those that our own privileges allow."""
         return close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterators())
 
     def _unattached(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from clb_discovery.layout import elements
@@ -20,17 +21,16 @@ class Leaving:
 
     def __init__(self) -> None:
         """Start with none."""
-        self._members: set[bytes] = set()
-        self._tries = 0
+        self._tries: dict[bytes, int] = {}  # of each member
         self.next_try: float | None = None
         """Time of the next attempt after a failure; None if none is pending."""
 
     def add(self, members: Iterable[bytes]) -> None:
         """Add removed members. They are due at once, together with those that wait for a retry."""
-        before = len(self._members)
-        self._members.update(members)
-        if len(self._members) > before:
-            self._tries, self.next_try = 0, None
+        new = dict.fromkeys((one for one in members if one not in self._tries), 0)
+        if new:
+            self._tries |= new
+            self.next_try = None
 
     def due(self, installed: Installed, protocols: Collection[Protocol], now: float) -> frozenset[bytes]:
         """Return the members whose sockets have to be closed now.
@@ -38,21 +38,23 @@ class Leaving:
         :param installed: the installed state. A member that is back in its pool keeps its sockets.
         :param protocols: the protocols whose sockets are closed. Members of others drain and are forgotten.
         """
-        self._members = {
-            one for one in self._members if elements.protocol_of(one) in protocols and not _is_member(installed, one)
+        self._tries = {
+            one: tries
+            for one, tries in self._tries.items()
+            if elements.protocol_of(one) in protocols and not _is_member(installed, one)
         }
-        if not self._members:
+        if not self._tries:
             self.next_try = None
-        return frozenset(self._members) if self.next_try is None or now >= self.next_try else frozenset()
+        return frozenset(self._tries) if self.next_try is None or now >= self.next_try else frozenset()
 
-    def tried(self, now: float, *, succeeded: bool) -> None:
-        """Record the result of closing the sockets of the members that were due."""
-        self._tries += 1
-        if succeeded or self._tries >= MOST_TRIES:
-            self._members.clear()
-            self._tries, self.next_try = 0, None
-        else:
-            self.next_try = now + FIRST_PAUSE * 2 ** (self._tries - 1)
+    def tried(self, members: AbstractSet[bytes], now: float, *, succeeded: bool) -> None:
+        """Record the result of closing the sockets of members that were due; others may have been added meanwhile."""
+        for one in members & self._tries.keys():
+            self._tries[one] += 1
+            if succeeded or self._tries[one] >= MOST_TRIES:
+                del self._tries[one]
+        fewest = min(self._tries.values(), default=0)
+        self.next_try = now + FIRST_PAUSE * 2 ** (fewest - 1) if fewest else None
 
 
 def _is_member(installed: Installed, member: bytes) -> bool:

@@ -50,6 +50,24 @@ class Plan:
     """Packed members that are removed from their pools."""
 
 
+def observed(before: Installed, now: Installed) -> Plan:
+    """Return, without steps, the plan that has led from one state to another, such as one that failed half-way."""
+    whole = {vip: one.servers.keys() for vip, one in now.virtual.items() if one.pool is not None}
+    dropped = (
+        member
+        for vip, one in before.virtual.items()
+        if vip in whole or vip not in now.virtual
+        for member in one.servers.keys() - whole.get(vip, frozenset())
+    )
+    return Plan(
+        (),
+        now,
+        tuple(vip for vip, one in now.virtual.items() if one != before.virtual.get(vip)),
+        tuple(sorted(before.virtual.keys() - now.virtual.keys())),
+        tuple(sorted(one for one in dropped if not elements.is_refusal(one))),
+    )
+
+
 def plan(
     installed: Installed, desired: Mapping[Vip, VirtualServer], *, complete: bool, keep: AbstractSet[Vip] = frozenset()
 ) -> Plan:

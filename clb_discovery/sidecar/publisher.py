@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,7 +33,7 @@ from clb_discovery.publication.admission import SLICE
 from clb_discovery.publication.aside import FIRST_PAUSE, LONGEST_PAUSE, Aside, next_try, put_aside, waiting
 from clb_discovery.publication.cut import Cut, cut
 from clb_discovery.publication.leaving import Leaving
-from clb_discovery.publication.plan import Plan, together
+from clb_discovery.publication.plan import Plan, observed, together
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.outcomes import Outcomes
@@ -41,6 +41,7 @@ from clb_discovery.sidecar.outcomes import Outcomes
 _MOST_FAILURES: Final = 16  # virtual servers that are set aside in one round; the next one goes on from there
 
 _LOOK_EVERY: Final = 60.0  # seconds between two looks for other instances
+_PATIENCE: Final = 1.0  # seconds at the end for sockets that are being closed
 
 _log = structlog.stdlib.get_logger()
 
@@ -74,6 +75,7 @@ class Publisher:
         self._synced = False  # whether everything has been published once
         self._aside: dict[Vip, Aside] = {}
         self._leaving = Leaving()
+        self._closing: asyncio.Task[None] | None = None  # closes sockets of removed servers
         self._failed_until: float | None = None  # when to try again after a publication that failed as a whole
         self._pause = FIRST_PAUSE
         self.overlaps: Sequence[Overlap] = ()
@@ -151,7 +153,9 @@ class Publisher:
             self._leaving.add(found.plan.dropped)
             if not found.goes_on or interrupted():
                 break
-        await self._close_sockets(reset=options.on_remove == "reset")
+        self._close_sockets(reset=options.on_remove == "reset")
+        if options.once and self._closing:
+            await self._closing
         self._announcer.rejected(found.desired.rejected, found.desired.basis.by_source)
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
@@ -192,10 +196,13 @@ class Publisher:
         return found
 
     async def _read(self) -> None:
-        """Read the maps, now or before the next write."""
+        """Read the maps, now or before the next write, and take in what a failed publication has changed."""
         self._unsure = True
-        self.installed = await asyncio.to_thread(self._maps.read)
+        before, self.installed = self.installed, await asyncio.to_thread(self._maps.read)
         self._unsure = False
+        carried_out = observed(before, self.installed)
+        self._leaving.add(carried_out.dropped)
+        self._announcer.published(before, carried_out)
 
     def _publish(self, wanted: Wanted) -> Publication:
         """Publish everything that the kernel accepts; set aside the rest, which it has no room for."""
@@ -203,11 +210,11 @@ class Publisher:
         carried_out: list[Plan] = []
         for tries in range(1, _MOST_FAILURES + 1):
             budget = SLICE if self._synced else None  # until then no change waits
-            found = publication(installed, wanted, before, waiting(self._aside, time.monotonic()), budget)
+            late = waiting(self._aside, time.monotonic())
+            found = publication(installed, wanted, before, late, budget)
             failure = self._apply(installed, found)
             if failure is None:
                 # Virtual servers that were due are published now, or refused for another reason; keep the others aside.
-                late = waiting(self._aside, time.monotonic())
                 self._aside = {vip: one for vip, one in self._aside.items() if vip in found.left and vip in late}
                 self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
                 self._synced |= wanted.complete and not found.goes_on
@@ -240,16 +247,37 @@ class Publisher:
             return error.reason, refused
         return None
 
-    async def _close_sockets(self, *, reset: bool) -> None:
-        """Close sockets of removed servers: a UDP socket would go on sending there without noticing."""
+    def _close_sockets(self, *, reset: bool) -> None:
+        """Close sockets of removed servers: a UDP socket would go on sending there without noticing.
+
+        It takes a task of its own, because the service that closes them may be slow, and pools must not wait for it.
+        """
         protocols = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
-        members = self._leaving.due(self.installed, protocols, time.monotonic())
-        closed = None
-        if members:
-            async with self._kernel:
-                closed = await asyncio.to_thread(self._plane.close_sockets, members, self._maps, protocols)
-            self._leaving.tried(time.monotonic(), succeeded=not closed.failures)
-        self._announcer.closed(closed)
+        if self._closing is not None and not self._closing.done():
+            return  # it goes on with those that have been added
+        if self._leaving.due(self.installed, protocols, time.monotonic()):
+            self._closing = asyncio.create_task(self._close_due(protocols))
+        else:
+            self._announcer.closed(None)
+
+    async def _close_due(self, protocols: Collection[Protocol]) -> None:
+        while members := self._leaving.due(self.installed, protocols, time.monotonic()):
+            closed = await self._plane.request_closing(members, protocols)
+            if closed is None:
+                async with self._kernel:
+                    members = self._leaving.due(self.installed, protocols, time.monotonic())
+                    closed = await asyncio.to_thread(self._plane.close_sockets, members, self._maps, protocols)
+            self._leaving.tried(members, time.monotonic(), succeeded=not closed.failures)
+            self._announcer.closed(closed)
+
+    async def end(self) -> None:
+        """Wait a moment for sockets that are being closed: nobody closes them later."""
+        if self._closing is not None:
+            await asyncio.wait({self._closing}, timeout=_PATIENCE)
+            async with self._kernel:  # no thread uses the maps now
+                self._closing.cancel()
+            await asyncio.wait({self._closing})
+            self._closing = None
 
     async def look_at_outcomes(self) -> None:
         """Let the kernel follow how connects end, if that is needed, and report if it cannot."""
@@ -281,6 +309,8 @@ class Publisher:
                     await asyncio.to_thread(self._plane.bring_up)
                     await asyncio.to_thread(self._maps.reopen)
                     self.times_recreated += 1
+                    self.installed = Installed()  # what the former maps had says nothing about these
+                    self._aside.clear()
                     await self._read()
                 self._lost = False
         except RemovedError:

@@ -31,7 +31,7 @@ from clb_discovery.model.servers import (
     Vip,
     VirtualServer,
 )
-from clb_discovery.publication.plan import Plan, plan
+from clb_discovery.publication.plan import Plan, observed, plan
 from clb_discovery.publication.steps import Delete, GracePeriod, Link, Store, Write
 from tests.support.junk import damaged
 from tests.support.rfc2782 import shares
@@ -212,6 +212,17 @@ def test_the_result_of_a_plan_is_what_decoding_the_maps_says(state: State, desir
     assert made.result.free_rows == decoded.free_rows or not all(one.rows for one in installed.virtual.values())
     assert taken(decoded) == taken(made.result)
     assert decoded.last_generation <= made.result.last_generation
+
+
+@given(PRIOR, DESIRED, st.booleans())
+def test_what_a_plan_did_is_found_in_the_maps(state: State, desired: Desired, complete: bool) -> None:
+    """The maps show what a plan has changed, removed and dropped, if it is not known how far it went."""
+    before, made = read(state), plan(read(state), desired, complete=complete)
+    found = observed(before, read(apply(state, made.steps)))
+    assert set(found.removed) == set(made.removed)
+    assert set(found.dropped) == set(made.dropped)
+    assert set(found.changed) >= set(made.changed)
+    assert observed(before, before) == Plan((), before, (), (), ())
 
 
 @given(st.lists(PUBLICATION, max_size=4).map(lambda past: [one.desired for one in past]), st.booleans())

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from clb_discovery.config.options import Options
 from clb_discovery.config.settings import Settings
 from clb_discovery.datapath.maps import FullError
+from clb_discovery.datapath.sockets.closing import Destroyed
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements
 from clb_discovery.layout.installed import Installed
@@ -47,6 +51,10 @@ class SmallMaps:
         self.room = 0
         self.broken = False
         self.written = 0
+        self.fails_at: int | None = None
+        """Number of the operation that fails, once."""
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Called before each change."""
 
     def read(self) -> Installed:
         """Decode everything."""
@@ -54,15 +62,24 @@ class SmallMaps:
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out steps until there is no room."""
+        self.meanwhile()
         for operation in operations(steps):
             if self.broken:
                 raise ClbError("the maps are frozen")
+            if self.written == self.fails_at:
+                self.fails_at = None
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
             if isinstance(operation, Put) and operation.map is Map.LABELS:
                 labels = self.state[Map.LABELS]
                 if operation.key not in labels and len(labels) >= self.room:
                     raise FullError(Map.LABELS, operation.key, "clb_labels is full")
             self.state = carry_out(self.state, operation)
             self.written += 1
+
+    def reopen(self) -> None:
+        """Open others, which are as a load leaves them."""
+        self.state = EMPTY
+        self.apply(plan(Installed(), own_servers.virtual_servers("test"), complete=False).steps)
 
     def labels(self) -> int:
         """Return how many there are."""
@@ -80,28 +97,65 @@ class Clock:
         return self.now
 
 
+class ClosingPlane(FakePlane):
+    """Closes sockets, and can be lost."""
+
+    cgroup = Path("/")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: list[bytes] = []
+        self.service: asyncio.Future[Destroyed] | None = None
+        """What a service that closes sockets will say; None if there is no service."""
+
+    async def request_closing(self, *_: object) -> Destroyed | None:
+        """Ask the service."""
+        return await self.service if self.service else None
+
+    def close_sockets(self, members: Collection[bytes], *_: object) -> Destroyed:
+        """Close them here."""
+        self.closed += members
+        return Destroyed(0, frozenset(), 0)
+
+    def is_lost(self) -> bool:
+        """Say so."""
+        return True
+
+    def bring_up(self) -> None:
+        """Do nothing."""
+
+
 class World:
     """A publisher, its maps and its services."""
 
-    def __init__(self, services: int) -> None:
+    def __init__(self, services: int, protocol: Protocol = Protocol.TCP) -> None:
         self.maps = SmallMaps()
         self.maps.room = OWN
-        self.maps.apply(plan(Installed(), own_servers.virtual_servers("test"), complete=False).steps)  # as a load does
-        vips = (Vip(Address((FIRST + number).to_bytes(16)), 80, Protocol.TCP) for number in range(services))
+        self.maps.reopen()
+        vips = (Vip(Address((FIRST + number).to_bytes(16)), 80, protocol) for number in range(services))
         self.services = [Service(f"s{number}", f"srv:s{number}", (vip,)) for number, vip in enumerate(vips)]
         self.known: dict[str, tuple[RealServer, ...]] = {service.source: (ONE,) for service in self.services}
-        plane: Any = FakePlane()  # closes no sockets: none of these is UDP
+        self.plane = ClosingPlane()
+        plane: Any = self.plane
         maps: Any = self.maps
         self.publisher = Publisher(plane, maps, Announcer(), Meters())
 
     def publish(self) -> Published:
+        """Publish once, and close sockets."""
+
+        async def publish() -> Published:
+            try:
+                return await self.publishing()
+            finally:
+                await self.publisher.end()
+
+        return asyncio.run(publish())
+
+    async def publishing(self) -> Published:
         """Publish once."""
         settings = Settings(Options(instance="test"), self.services, lambda: nullcontext({}))
-        return asyncio.run(
-            self.publisher.publish(
-                settings, (), {source: pools(servers) for source, servers in self.known.items()}, complete=True
-            )
-        )
+        servers = {source: pools(servers) for source, servers in self.known.items()}
+        return await self.publisher.publish(settings, (), servers, complete=True)
 
     def pools(self) -> dict[str, tuple[RealServer, ...]]:
         """Return the pools in the maps, by the names of services."""
@@ -186,6 +240,93 @@ def test_maps_that_take_nothing_are_tried_again_after_a_growing_while(clock: Clo
     assert not world.publisher.failed
     assert world.publisher.next_try == math.inf
     assert find(world.maps.state, elements.pack_vip(world.services[0].vips[0]))
+
+
+def test_what_a_failed_publication_has_changed_is_told_and_closed(clock: Clock) -> None:
+    """Wherever it fails: connects may have moved already, so the next one has nothing to do."""
+    steps = 1
+    while True:
+        world = World(1, Protocol.UDP)
+        world.maps.room = OWN + 1
+        world.publish()
+        world.known["srv:s0"] = (TWO,)
+        world.maps.fails_at = world.maps.written + steps
+        with capture_logs() as logs:
+            with suppress(OSError):
+                world.publish()
+            failed = world.maps.fails_at is None
+            clock.now = min(world.publisher.next_try, clock.now + 1)
+            world.publish()
+        vip = elements.pack_vip(world.services[0].vips[0])
+        assert set(world.plane.closed) == {elements.pack_member(vip, ONE)}
+        (line,) = (line for line in logs if line["event"] == "pool published")
+        assert (line["added"], line["removed"]) == (["10.0.0.2:80"], ["10.0.0.1:80"])
+        assert world.publisher.next_try == math.inf
+        if not failed:
+            break
+        steps += 1
+    assert steps > 5
+
+
+def test_what_is_set_aside_stays_so_if_its_pause_ends_while_others_are_published(clock: Clock) -> None:
+    """It was not in that plan, so it is due, and not published."""
+
+    def take_long() -> None:
+        clock.now += 2
+
+    world = World(3)
+    world.maps.room, world.maps.meanwhile = OWN + 2, take_long
+    assert len(world.publish().unpublished) == 1
+    assert world.publisher.next_try < math.inf
+    world.maps.room += 1
+    assert not world.publish().unpublished
+    assert len(world.pools()) == 3
+
+
+def test_what_is_set_aside_is_tried_in_new_maps_at_once(clock: Clock) -> None:
+    """The maps that had no room for it are gone."""
+    world = World(3)
+    world.maps.room = OWN + 2
+    world.publish()
+    world.maps.room += 1
+    assert asyncio.run(world.publisher.keep_up())
+    world.publish()
+    assert (len(world.pools()), clock.now) == (3, 100)
+    assert world.plane.closed == []
+
+
+async def test_nothing_waits_for_the_service_that_closes_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is silent, pools are published and the maps are free; what leaves meanwhile is closed next."""
+    monkeypatch.setattr(publishing, "_PATIENCE", 0.01)
+    world = World(2, Protocol.UDP)
+    world.maps.room = OWN + 2
+    world.plane.service = asyncio.get_running_loop().create_future()
+    for servers in (ONE,), (TWO,):
+        world.known = dict.fromkeys(world.known, servers)
+        await asyncio.wait_for(world.publishing(), 10)
+    async with world.publisher.using_maps():
+        pass
+    world.known["srv:s0"] = (ONE,)
+    await asyncio.wait_for(world.publishing(), 10)
+    assert world.pools() == {"s0": (ONE,), "s1": (TWO,)}
+    silent, world.plane.service = world.plane.service, None
+    silent.set_result(Destroyed(0, frozenset(), 0))
+    await world.publisher.end()
+    members = [elements.pack_member(elements.pack_vip(one.vips[0]), TWO) for one in world.services]
+    assert world.plane.closed == members[:1]
+
+
+async def test_the_end_does_not_wait_for_the_service_that_closes_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may never answer."""
+    monkeypatch.setattr(publishing, "_PATIENCE", 0.01)
+    world = World(1, Protocol.UDP)
+    world.maps.room = OWN + 1
+    world.plane.service = asyncio.get_running_loop().create_future()
+    for servers in (ONE,), (TWO,):
+        world.known = dict.fromkeys(world.known, servers)
+        await world.publishing()
+    await asyncio.wait_for(world.publisher.end(), 10)
+    assert world.plane.service.cancelled()
 
 
 def test_what_admission_refuses_in_the_end_is_not_due_again(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ CAP_SYS_PTRACE; entering a namespace requires CAP_SYS_ADMIN.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ def inside(namespace: int, work: Callable[[], _T]) -> _T:
     """Call a function inside a network namespace and return its result. Sockets that it opens stay in the namespace.
 
     :param namespace: its descriptor.
-    :raises OSError: if we are not allowed to enter it.
+    :raises OSError: if we are not allowed to enter it, or no thread can be started.
     """
 
     def enter_and_work() -> _T:
@@ -79,7 +80,11 @@ def inside(namespace: int, work: Callable[[], _T]) -> _T:
     if os.fstat(namespace).st_ino == _OWN.stat().st_ino:
         return work()
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(enter_and_work).result()
+        try:
+            working = thread.submit(enter_and_work)
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, f"{error}; raise TasksMax=, or ulimit -u") from None
+        return working.result()
 
 
 def enter(namespace: int) -> None:
