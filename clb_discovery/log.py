@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import time
-from typing import Final
+from contextlib import suppress
+from typing import Final, TextIO, cast
 
 from clb_discovery.repeats import Repeats
 from clb_discovery.sentences import sentence
@@ -51,10 +52,27 @@ def configure(form: str, level: str) -> None:
             _finish,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Lossy(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Libraries()], force=True)
+
+
+class _Lossy:
+    """A stream that drops what cannot be written: its disk is full, or its reader has gone. Balancing matters more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write text, or drop it."""
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Send what is buffered, or drop it."""
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _for_people() -> list[Processor]:

@@ -50,6 +50,16 @@ def logged(path: Path, form: str, level: str = "debug", journal: str | None = No
     return path.read_text().splitlines()
 
 
+@pytest.mark.parametrize("nobody_reads", [False, True])
+def test_a_line_that_cannot_be_written_is_dropped(*, nobody_reads: bool) -> None:
+    """A full disk, or a pipe whose reader has gone, ends no sidecar."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe, Path("/dev/full").open("wb") as full:
+        output = pipe if nobody_reads else full
+        subprocess.run([sys.executable, "-c", PROGRAM, "json", "debug"], check=True, stderr=output)
+
+
 def test_a_service_gets_one_json_object_a_line(tmp_path: Path) -> None:
     """If stderr is not a terminal each line is an object, including those of libraries and tracebacks."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in logged(tmp_path / "log", "auto")]

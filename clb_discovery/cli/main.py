@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Final
 
@@ -57,7 +58,8 @@ def _forget_output() -> None:
 def _failed(message: str, exit_code: int) -> int:
     # The message may repeat the command line or the answer of a server.
     line = f"{priority('error')}{PROGRAM}: {printable(without_passwords(message))}"
-    print(line, file=sys.stderr)  # noqa: T201 - this is how commands report errors
+    with suppress(OSError):  # the exit code says that something failed, also if nobody reads the reason
+        print(line, file=sys.stderr)  # noqa: T201 - this is how commands report errors
     return exit_code
 
 

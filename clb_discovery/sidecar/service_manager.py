@@ -23,14 +23,17 @@ class ServiceManager:
         self.watchdog = _watchdog(environment)
         """Seconds within which `alive` has to be called each time, or None."""
         self._is_ready = False
+        self._knows = False
+        """Whether it knows that; it does not while a report of it could not be sent."""
         self._status: str | None = None
+        """The status line that it has."""
 
     def status(self, summary: str, *, ready: bool) -> None:
-        """Report the status line, and once, that units after the sidecar may start."""
-        lines = [] if self._is_ready or not ready else ["READY=1"]
-        if summary != self._status or lines:
-            self._send(*lines, f"STATUS={summary}")
-        self._is_ready, self._status = self._is_ready or ready, summary
+        """Report the status line, and that units after the sidecar may start, until both have been sent."""
+        self._is_ready |= ready
+        lines = ["READY=1"] if self._is_ready and not self._knows else []
+        if (summary != self._status or lines) and self._send(*lines, f"STATUS={summary}"):
+            self._knows, self._status = self._is_ready, summary
 
     def reloading(self) -> None:
         """Report a reload; `Type=notify-reload` needs its time in the same message (systemd 253)."""
@@ -40,7 +43,7 @@ class ServiceManager:
     def reloaded(self) -> None:
         """Report the end of the reload, whatever its outcome."""
         if self._is_ready:
-            self._send("READY=1")
+            self._knows = self._send("READY=1")
 
     def alive(self) -> None:
         """Report to the watchdog that the main loop runs."""
@@ -51,9 +54,10 @@ class ServiceManager:
         """Report that the sidecar stops."""
         self._send("STOPPING=1")
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> bool:
+        """Send a message; return whether there is nothing to send again."""
         if not self._address:
-            return
+            return True
         trouble = None
         # A leading @ stands for the NUL of the abstract namespace, unix(7).
         try:
@@ -64,6 +68,7 @@ class ServiceManager:
         except OSError as error:  # following discovery matters more than reports
             trouble = f"{self._address}: {error}"
         self._announcer.trouble("cannot notify the service manager", trouble)
+        return trouble is None
 
 
 def _watchdog(environment: Mapping[str, str]) -> float | None:

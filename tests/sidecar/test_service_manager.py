@@ -1,13 +1,42 @@
-"""The watchdog of the service manager: sd_watchdog_enabled(3)."""
+"""Reports to the service manager, and its watchdog: sd_notify(3), sd_watchdog_enabled(3)."""
 
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.service_manager import ServiceManager
+
+
+def test_a_report_that_could_not_be_sent_is_sent_again(tmp_path: Path) -> None:
+    """Otherwise the units after the sidecar would never start, or a reload never end."""
+    path = tmp_path / "notify"
+    manager = ServiceManager(Announcer(), {"NOTIFY_SOCKET": str(path)})
+    manager.status("all fresh", ready=False)
+    manager.status("all fresh", ready=True)
+
+    def heard() -> list[str]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.bind(str(path))
+            for _ in range(2):
+                manager.status("all fresh", ready=True)
+            listener.setblocking(False)
+            messages = []
+            with suppress(BlockingIOError):
+                while True:
+                    messages.append(listener.recv(4096).decode())
+        path.unlink()
+        return messages
+
+    assert heard() == ["READY=1\nSTATUS=all fresh"]
+    assert heard() == []
+    manager.reloaded()
+    assert heard() == ["READY=1\nSTATUS=all fresh"]
 
 
 @pytest.mark.parametrize(
