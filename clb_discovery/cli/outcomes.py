@@ -14,6 +14,7 @@ from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import OUTCOMES, Pins
 from clb_discovery.errors import BusyError, HostError
+from clb_discovery.hints import load_command
 from clb_discovery.publication.outcomes import are_counted, are_needed
 
 _PATIENCE: Final = 10.0  # seconds that another process has to attach it; a sidecar looks every two seconds
@@ -27,7 +28,7 @@ def followed(pins: Pins, instance: Instance, maps: Maps) -> Iterator[None]:
     If another process holds the lock for loading, that process attaches the program for us: a sidecar that loads, when
     it sees our lock, or `load`.
 
-    :raises HostError: if the program cannot be attached.
+    :raises HostError: if the program cannot be attached, or a load was interrupted.
     """
     attached = _attach(pins, instance, maps)
     try:
@@ -53,6 +54,9 @@ def _attach(pins: Pins, instance: Instance, maps: Maps) -> bool:
         except BusyError as error:
             if time.monotonic() > until:
                 raise HostError(f"{OUTCOMES} is not attached, and that process does not attach it: {error}") from error
+        if target is None and time.monotonic() > until:
+            command = load_command(instance.name)
+            raise HostError(f"{OUTCOMES} is not attached, because the last load was interrupted; run: {command}")
         time.sleep(_PAUSE)
 
 

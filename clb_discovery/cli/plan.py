@@ -107,10 +107,9 @@ def _installed(pins: Pins, *, offline: bool) -> tuple[Installed, str | None]:
 
 
 def _names(instance: Instance, path: Path | None, after: Installed) -> list[dict[str, Any]]:
-    """Return the changes of hosts files: of the one in the options, and of a previous one, which loses its names."""
-    before = instance.hosts_file()
+    """Return the changes of hosts files: of the one in the options, and of previous ones, which lose their names."""
     files = {real_path(path): names(after.virtual).addresses} if path else {}
-    if before:
+    for before in instance.hosts_files():
         files.setdefault(before, {})
     found = (names_ahead(file, instance.name, addresses) for file, addresses in files.items())
     return [change for change in found if change is not None]

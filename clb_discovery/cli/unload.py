@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import ExitStack
 
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath.instance import Instance
@@ -33,13 +32,14 @@ def main(typed: argparse.Namespace) -> int:
             _require_ours(pins, is_alone=is_alone)
             pins.remove_other_layouts()
         return 0
-    with instance.locked(), ExitStack() as afterwards:
-        afterwards.callback(instance.forget)
-        afterwards.callback(loader.unload, pins)
-        hosts_file = instance.hosts_file()
-        if hosts_file:  # first, so that no name leads to an address that is no longer balanced
-            with instance.as_writer():
-                write_names(hosts_file, pins.instance, {})
+    with instance.locked():
+        try:
+            with instance.as_writer():  # first, so that no name leads to an address that is no longer balanced
+                for hosts_file in instance.hosts_files():
+                    write_names(hosts_file, pins.instance, {})
+        finally:
+            loader.unload(pins)
+        instance.forget()  # if names are left, not before another call has removed them
     if not loaded:
         _print_nothing_loaded(name)
     return 0

@@ -238,10 +238,10 @@ class Instance:
         with acting_as(found.st_uid, found.st_gid):
             yield
 
-    def hosts_file(self) -> Path | None:
-        """Return the hosts file that the sidecar wrote last, or None."""
-        path = self.read_state().get("hosts_file")
-        return Path(path) if isinstance(path, str) else None
+    def hosts_files(self) -> list[Path]:
+        """Return the hosts files that may have names of the last sidecar."""
+        paths = self.read_state().get("hosts_files")
+        return [Path(path) for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
 
     def forget(self) -> None:
         """Remove the state files. The lock file stays, because a new one would allow a second holder."""

@@ -125,6 +125,7 @@ class Daemon:
             self._features = info.features if info else 0
             self._require_features(self._settings)
             publisher = Publisher(self._plane, maps, self._announcer, self._meters)
+            stack.push_async_callback(publisher.end)
             self._start_up(publisher)
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
             if metrics:
@@ -180,9 +181,7 @@ class Daemon:
             instance=self._instance.name,
             datapath=datapath,
             following=tuple(self._services),
-            state=self._self_report.document(
-                self._services, self._settings.options.hosts_file, self._checks.document()
-            ),
+            state=self._self_report.document(self._services, self._names.files, self._checks.document()),
             listening=await self._local_listeners.now(datapath.installed),
             load_error=self._instance.load_error(),
             other_layouts=self._plane.other_layouts(),
@@ -191,7 +190,7 @@ class Daemon:
     def _start_up(self, publisher: Publisher) -> None:
         self._changed |= self._recall(tuple(self._services.sources), publisher.installed, self._store.read())
         self._zone.remember(self._store.zone)
-        self._names.leave(self._settings.options.hosts_file)
+        self._names.use(self._settings.options.hosts_file)
         instance, cgroup = self._instance.name, str(self._plane.cgroup)
         _log.info("started", version=__version__, instance=instance, cgroup=cgroup, services=len(self._services))
         self._warn()
@@ -394,7 +393,7 @@ class Daemon:
             _log.warning("changed options need a restart", options=left_out)
         new = self._services.adopt(services, options.max_services, options.real_range)
         self._recall(new, installed, await asyncio.to_thread(self._store.read) if new else {})
-        self._names.leave(self._settings.options.hosts_file)
+        self._names.use(self._settings.options.hosts_file)
         self._changed = True
         self._warn()
         _log.info("configuration reloaded", services=len(self._services))
@@ -408,15 +407,15 @@ class Daemon:
         _log.info("stopped; the last published pools stay in effect")
 
     async def _publish_names(self, installed: Installed) -> None:
-        if self._settings.options.hosts_file is None:
+        if not self._names.files:
             return
         with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
-            await asyncio.to_thread(self._names.publish, self._settings.options.hosts_file, installed)
+            await asyncio.to_thread(self._names.publish, installed)
 
     def _write_state(self) -> None:
         self._self_report.zone = self._zone.document()
         with self._announcer.trying("cannot write the state for status", HostError, OSError):
-            self._self_report.write(self._services, self._settings.options.hosts_file, self._checks.document())
+            self._self_report.write(self._services, self._names.files, self._checks.document())
 
     async def _write_last_good(self) -> None:
         """Keep the published sets on disk, with the time of each source's last answer."""

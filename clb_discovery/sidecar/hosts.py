@@ -7,7 +7,6 @@ from pathlib import Path
 import structlog
 
 from clb_discovery.datapath.instance import Instance
-from clb_discovery.errors import HostError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import real_path, write_names
 from clb_discovery.layout.installed import Installed
@@ -20,21 +19,35 @@ class HostsFile:
     """The names of an instance's services, in the file of `--hosts-file`."""
 
     def __init__(self, instance: Instance, announcer: Announcer) -> None:
-        self._instance = instance  # it remembers the file of the previous sidecar
+        self._instance = instance  # it remembers the files of the previous sidecar
         self._announcer = announcer
+        self._path: Path | None = None
+        self._left: set[Path] = set()  # other files, from which the names have to go
 
-    def leave(self, path: Path | None) -> None:
-        """Remove the names from the file that was written last, if this is another one, or none."""
-        before = self._instance.hosts_file()
-        if before is None or (path and before == real_path(path)):
-            return
-        try:
-            write_names(before, self._instance.name, {})
-        except HostError as error:
-            _log.warning("cannot remove previously published names", error=str(error))
+    def use(self, path: Path | None) -> None:
+        """Publish names in this file from now on, and remove them from others."""
+        self._left.update(self._instance.hosts_files())
+        self._path = path
+        if path:
+            self._left.discard(real_path(path))
 
-    def publish(self, path: Path, installed: Installed) -> None:
-        """Write the names of all services, even if another program has rewritten the file; raises as `write_names`."""
+    @property
+    def files(self) -> list[str]:
+        """The files that may have names, which the next sidecar and `unload` have to know."""
+        return sorted(map(str, [*self._left, *([real_path(self._path)] if self._path else [])]))
+
+    def publish(self, installed: Installed) -> None:
+        """Write the names of all services, even if another program has rewritten the file, and clean the other files.
+
+        :raises HostError: as `write_names`; the next call tries again.
+        """
+        if self._path:
+            self._write(self._path, installed)
+        for left in sorted(self._left):
+            write_names(left, self._instance.name, {})
+            self._left.remove(left)
+
+    def _write(self, path: Path, installed: Installed) -> None:
         found = names(installed.virtual)
         self._announcer.nameless(found.left_out)
         if write_names(path, self._instance.name, found.addresses):

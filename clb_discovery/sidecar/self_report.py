@@ -6,14 +6,12 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.plane import Plane
 from clb_discovery.documents.parts import NO_PARTS, Parts, configured
 from clb_discovery.documents.zones import by_zone
-from clb_discovery.hosts_file.file import real_path
 from clb_discovery.model.servers import Endpoint
 from clb_discovery.model.service import Service
 from clb_discovery.state.services import ServiceTable
@@ -50,10 +48,11 @@ class SelfReport:
         }
 
     def document(
-        self, services: ServiceTable, hosts_file: Path | None, checks: Sequence[Mapping[str, Any]] = ()
+        self, services: ServiceTable, hosts_files: Sequence[str], checks: Sequence[Mapping[str, Any]] = ()
     ) -> dict[str, Any]:
         """Return the report, without the sources.
 
+        :param hosts_files: those that may have names of this instance.
         :param checks: the checked virtual servers, as `ActiveChecks.document`.
         """
         composed = services.composed
@@ -66,15 +65,17 @@ class SelfReport:
             "metrics_error": self.metrics_error,
             "unpublished": services.unpublished,
             "parts": self._parts,
-            "hosts_file": str(real_path(hosts_file)) if hosts_file else None,
+            "hosts_files": list(hosts_files),
             "checks": list(checks),
             "zone": self.zone,
             "zones": {pool: names for pool, (_, names) in self._zones.items()},
         }
 
-    def write(self, services: ServiceTable, hosts_file: Path | None, checks: Sequence[Mapping[str, Any]] = ()) -> None:
+    def write(
+        self, services: ServiceTable, hosts_files: Sequence[str], checks: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         """Write the report and the sources, unless nothing has changed; after an error the next call tries again."""
-        document = {**self.document(services, hosts_file, checks), "sources": services.documents}
+        document = {**self.document(services, hosts_files, checks), "sources": services.documents}
         if document != self._written:
             self._instance.write_state(document)
             self._written = document

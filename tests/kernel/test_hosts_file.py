@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,38 @@ def test_names_stay_as_long_as_the_data_plane(instance: str, cgroup: Path, tmp_p
             assert hosts.stat().st_ino == inode
         assert clb("unload", "--instance", instance).returncode == 0
     assert hosts.read_text() == f"{BEFORE}\n"
+
+
+@contextmanager
+def unwritable(path: Path) -> Iterator[None]:
+    """Let the file be one that nobody can replace while the block runs."""
+    subprocess.run(["mount", "--bind", path, path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_names_that_cannot_be_removed_are_not_forgotten(
+    instance: str, cgroup: Path, tmp_path: Path, hosts: Path
+) -> None:
+    """A sidecar without the option tries again until they are gone, and so does a repeated unload."""
+    other = tmp_path / "other"
+    with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
+        knot.write(zone(*servers))
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts):
+            pass
+        with unwritable(hosts), following(knot, instance, cgroup, tmp_path, "--hosts-file", other) as found:
+            found.wait_for(lambda: "cannot publish names" in found.events(), "the removal has been tried")
+            assert "redis.clb" in other.read_text()
+            assert "redis.clb" in hosts.read_text()
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", other) as found:
+            found.wait_for(lambda: "redis.clb" not in hosts.read_text(), "the names have gone")
+        with unwritable(other):
+            assert clb("unload", "--instance", instance).returncode == 3
+            assert "redis.clb" in other.read_text()
+        assert clb("unload", "--instance", instance).returncode == 0
+    assert "redis.clb" not in other.read_text()
 
 
 @pytest.mark.parametrize("reload", [False, True])

@@ -17,9 +17,9 @@ from clb_discovery.sidecar.hosts import HostsFile
 _publish = HostsFile.publish
 
 
-def _publish_and_die(self: HostsFile, path: Path, installed: Installed) -> None:
-    _publish(self, path, installed)
-    if path == Path(sys.argv[1]):
+def _publish_and_die(self: HostsFile, installed: Installed) -> None:
+    _publish(self, installed)
+    if str(Path(sys.argv[1]).resolve()) in self.files:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
