@@ -122,8 +122,6 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
         ([], ["no service", "--consul", "--srv"]),
         ([*SRV, "--catalog"], ["--catalog", "--consul"]),
         (["--consul", "ftp://127.0.0.1", "--service", "web=10.64.0.1:80"], ["ftp://127.0.0.1", "http://"]),
-        ([*CONSUL, "--consul-token-file", "/none"], ["--consul-token-file", "'/none'", "No such file", "the token"]),
-        ([*CONSUL, "--consul-ca-file", "/dev/null"], ["--consul-ca-file", "'/dev/null'", "PEM"]),
         ([*CONSUL, "--consul-client-cert", "/none"], ["--consul-client-cert", "--consul-client-key", "both"]),
         ([*SRV, "--resolver", "dns.example"], ["--resolver", "dns.example", "IP:PORT"]),
         ([*SRV, "--resolver", "127.0.0.1:0"], ["--resolver", "127.0.0.1:0", "65535"]),
@@ -142,11 +140,30 @@ def test_wrong_usage_is_one_line(plane: Plane, arguments: list[str], words: list
     plane.assert_fails(2, *arguments, *([] if arguments[:1] == ["status"] else plane.here), words=words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--consul-token-file", "/none"], ["--consul-token-file", "'/none'", "No such file", "the token"]),
+        (["--consul-ca-file", "/dev/null"], ["--consul-ca-file", "'/dev/null'", "PEM"]),
+    ],
+)
+def test_a_secret_that_is_not_there_yet_is_no_wrong_usage(plane: Plane, arguments: list[str], words: list[str]) -> None:
+    """Another program may write it after a boot, and systemd starts a sidecar again that ends with exit code 3."""
+    plane.assert_fails(3, *CONSUL, *arguments, *plane.here, words=words)
+
+
 @pytest.mark.parametrize("secret", [["--consul-token=s3cr3t"], ["--consul-token", "s3cr3t"]])
 def test_value_of_an_unknown_option_is_not_printed(plane: Plane, secret: list[str]) -> None:
     """A token in the wrong place does not get into the journal, and the message names the right place."""
     plane.assert_fails(2, *SRV, *secret, *plane.here, words=["--consul-token;", "--consul-token-file"])
     assert "s3cr3t" not in clb(*SRV, *secret).stderr
+
+
+def test_an_error_that_cannot_be_printed_is_an_exit_code_all_the_same(plane: Plane) -> None:
+    """Standard error is on a full disk."""
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "clb_discovery", "status", "--nonsense", "--instance", plane.instance]
+        assert subprocess.run(command, check=False, stderr=full).returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -177,7 +194,7 @@ def test_loading_needs_no_output(instance: str, cgroup: Path) -> None:
 
 def test_wrong_option_of_a_source_leaves_nothing_loaded(instance: str, cgroup: Path) -> None:
     """A wrong option that only the client of a source detects is wrong usage, though the data plane is loaded then."""
-    wrong = ["--consul-token-file", "/none", "--instance", instance, "--cgroup", str(cgroup)]
+    wrong = ["--consul-client-cert", "/none", "--instance", instance, "--cgroup", str(cgroup)]
     result = clb("run", *CONSUL, *wrong)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert not Pins(instance).home.exists()

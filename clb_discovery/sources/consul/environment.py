@@ -1,6 +1,7 @@
 """Read the settings of Consul from options and environment, like the consul command line (its "Commands" page).
 
-Every function raises a `UsageError` that names the option or variable, and repeats no secret.
+Every function raises a `UsageError` that names the option or variable, and repeats no secret; for a file that cannot be
+used it is a `HostError`, because another program may still write it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
-from clb_discovery.errors import UsageError
+from clb_discovery.errors import HostError, UsageError
 from clb_discovery.sources.consul.address import DEFAULT
 from clb_discovery.sources.consul.client import Scope
 from clb_discovery.sources.consul.secret_files import SecretFile
@@ -123,11 +124,11 @@ def _token(file: Path, shown: str) -> str:
             text = opened.read(_LARGEST_TOKEN + 1).strip()
     except (OSError, ValueError) as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or "it is not text"
-        raise UsageError(f"cannot read {shown}: {cause}; it must be a readable file with the token") from None
+        raise HostError(f"cannot read {shown}: {cause}; it must be a readable file with the token") from None
     if not text:
-        raise UsageError(f"{shown} is empty; put the token into it")
+        raise HostError(f"{shown} is empty; put the token into it")
     if len(text) > _LARGEST_TOKEN or not (text.isascii() and text.isprintable()) or " " in text:
-        raise UsageError(f"{shown} contains more than a token; put only the token's SecretID into it")
+        raise HostError(f"{shown} contains more than a token; put only the token's SecretID into it")
     return text
 
 
@@ -164,7 +165,7 @@ def _authorities(settings: Settings) -> ssl.SSLContext:
         shown = settings.shown("CONSUL_CAPATH")
         found = _use(shown, lambda: sorted(path for path in Path(directory).iterdir() if path.is_file()))
         if not found:
-            raise UsageError(f"{shown} contains no file; put the CA certificates there, as PEM files")
+            raise HostError(f"{shown} contains no file; put the CA certificates there, as PEM files")
         files += ((f"{path.name!r} in {shown}", path) for path in found)
     if not files:
         return ssl.create_default_context()
@@ -182,4 +183,4 @@ def _use(shown: str, use: Callable[[], _T]) -> _T:
             cause = f"{error.reason or error}".replace("_", " ").lower()
         else:
             cause = error.strerror or str(error)
-        raise UsageError(f"cannot use {shown}: {cause}; it must be a readable PEM file") from None
+        raise HostError(f"cannot use {shown}: {cause}; it must be a readable PEM file") from None

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from clb_discovery.errors import UsageError
+from clb_discovery.errors import HostError
 from clb_discovery.sources.file_state import FileState, file_state
 
 _T = TypeVar("_T")
@@ -24,8 +24,9 @@ class SecretFile(Generic[_T]):
 
         :param what: its name in the log.
         :param files: the files that `read` reads; symbolic links are followed, so their targets may be replaced, too.
-        :param read: reads the files; raises `UsageError`, without a secret in it, if they cannot be used.
-        :raises UsageError: if they cannot be used now.
+        :param read: reads the files; raises `HostError`, without a secret in it, if they cannot be used.
+        :raises HostError: if they cannot be used now. It is no `UsageError`, because another program may write them
+            later, and the units start a sidecar again after any other error.
         """
         self._what = what
         self._files = files
@@ -40,7 +41,7 @@ class SecretFile(Generic[_T]):
             self._seen = seen
             try:
                 self._value = self._read()
-            except UsageError as error:
+            except HostError as error:
                 _log.warning("secret reload failed; keeping the previous one", what=self._what, error=str(error))
             else:
                 _log.info("secret reloaded", what=self._what)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from structlog.testing import capture_logs
 
-from clb_discovery.errors import UsageError
+from clb_discovery.errors import HostError
 from clb_discovery.sources.consul.environment import Settings, token
 from clb_discovery.sources.consul.secret_files import SecretFile
 
@@ -85,7 +85,7 @@ def test_a_file_that_becomes_readable_after_it_was_written_is_read_again(tmp_pat
 
     def read() -> str:
         if file.stat().st_mode & 0o040 == 0:  # as root every file is readable
-            raise UsageError("permission denied")
+            raise HostError("permission denied")
         return file.read_text(encoding="utf-8")
 
     file.chmod(0o640)
@@ -102,5 +102,5 @@ def test_a_file_that_becomes_readable_after_it_was_written_is_read_again(tmp_pat
 
 def test_a_file_that_is_unusable_at_the_start_is_an_error(tmp_path: Path) -> None:
     """There is no previous secret then."""
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(HostError, match="No such file"):
         rotated(tmp_path / "token")
