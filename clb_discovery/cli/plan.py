@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,10 @@ def _installed(pins: Pins, *, offline: bool) -> tuple[Installed, str | None]:
 
 def _names(instance: Instance, path: Path | None, after: Installed) -> list[dict[str, Any]]:
     """Return the changes of hosts files: of the one in the options, and of previous ones, which lose their names."""
-    files = {real_path(path): names(after.virtual).addresses} if path else {}
+    here = real_path(path) if path else None
+    found = [names_ahead(here, instance.name, names(after.virtual).addresses)] if here else []
     for before in instance.hosts_files():
-        files.setdefault(before, {})
-    found = (names_ahead(file, instance.name, addresses) for file, addresses in files.items())
+        if before != here:
+            with suppress(HostError):  # it stays as it is, and the log of the sidecar has the reason
+                found.append(names_ahead(before, instance.name, {}))
     return [change for change in found if change is not None]

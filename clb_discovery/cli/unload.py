@@ -12,14 +12,14 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins, instance_names
 from clb_discovery.errors import HostError
 from clb_discovery.hints import loaded_instances, only_other_layouts
-from clb_discovery.hosts_file.file import write_names
+from clb_discovery.hosts_file.file import remove_names
 from clb_discovery.model import own_servers
 
 
 def main(typed: argparse.Namespace) -> int:
     """Remove what `load` and `run` have left of an instance, or only the programs of other versions.
 
-    :raises HostError: if only the programs of other versions balance anything.
+    :raises HostError: if only the programs of other versions balance anything, or names are left in a hosts file.
     """
     name = read_options(typed, os.environ).instance
     pins, instance = Pins(name), Instance(name)
@@ -33,16 +33,26 @@ def main(typed: argparse.Namespace) -> int:
             pins.remove_other_layouts()
         return 0
     with instance.locked():
-        try:
-            with instance.as_writer():  # first, so that no name leads to an address that is no longer balanced
-                for hosts_file in instance.hosts_files():
-                    write_names(hosts_file, pins.instance, {})
-        finally:
-            loader.unload(pins)
-        instance.forget()  # if names are left, not before another call has removed them
+        with instance.as_writer():  # first, so that no name leads to an address that is no longer balanced
+            left = _without_names(instance)
+        loader.unload(pins)
+        if left:
+            raise HostError("; ".join(left))
+        instance.forget()  # not before no file has names
     if not loaded:
         _print_nothing_loaded(name)
     return 0
+
+
+def _without_names(instance: Instance) -> list[str]:
+    """Remove the names of an instance from hosts files; return why some may be left."""
+    left = []
+    for path in instance.hosts_files():
+        try:
+            remove_names(path, instance.name)
+        except HostError as error:
+            left.append(str(error))
+    return left
 
 
 def _require_ours(pins: Pins, *, is_alone: bool) -> None:

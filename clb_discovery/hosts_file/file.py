@@ -36,6 +36,18 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
         return wanted != content
 
 
+def remove_names(path: Path, instance: str) -> None:
+    """Remove the block of an instance.
+
+    :raises HostError: as `write_names`, but not for a file that has no block.
+    """
+    try:
+        write_names(path, instance, {})
+    except HostError:
+        if _may_have_names(path, instance):
+            raise
+
+
 def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> dict[str, Any] | None:
     """Return what `write_names` would change, as `plan --json` prints it; None for no change.
 
@@ -81,6 +93,21 @@ def _opened(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterato
         raise HostError(f"cannot write {path}: {error.strerror}; --hosts-file needs a writable directory") from error
     except ValueError as error:
         raise HostError(f"cannot write {path}: it {error}") from None
+
+
+def _may_have_names(path: Path, instance: str) -> bool:
+    """Tell whether a file may have a block of an instance, although its place may not be one where we write."""
+    try:
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            content, without = _read_and_wanted(Place(directory, path.name), instance, {})
+        finally:
+            os.close(directory)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return content != without
 
 
 def _read_and_wanted(place: Place, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> tuple[bytes, bytes]:

@@ -22,14 +22,16 @@ class Leaving:
     def __init__(self) -> None:
         """Start with none."""
         self._tries: dict[bytes, int] = {}  # of each member
+        self._new: set[bytes] = set()  # those that were added since the last try began
         self.next_try: float | None = None
         """Time of the next attempt after a failure; None if none is pending."""
 
     def add(self, members: Iterable[bytes]) -> None:
         """Add removed members. They are due at once, together with those that wait for a retry."""
-        new = dict.fromkeys((one for one in members if one not in self._tries), 0)
+        new = frozenset(members)
         if new:
-            self._tries |= new
+            self._tries |= dict.fromkeys(new, 0)
+            self._new |= new
             self.next_try = None
 
     def due(self, installed: Installed, protocols: Collection[Protocol], now: float) -> frozenset[bytes]:
@@ -45,11 +47,17 @@ class Leaving:
         }
         if not self._tries:
             self.next_try = None
-        return frozenset(self._tries) if self.next_try is None or now >= self.next_try else frozenset()
+        if self.next_try is not None and now < self.next_try:
+            return frozenset()
+        self._new.clear()
+        return frozenset(self._tries)
 
     def tried(self, members: AbstractSet[bytes], now: float, *, succeeded: bool) -> None:
-        """Record the result of closing the sockets of members that were due; others may have been added meanwhile."""
-        for one in members & self._tries.keys():
+        """Record the result of closing the sockets of members that were due.
+
+        It says nothing about those that have been added since: they may have been back in their pools meanwhile.
+        """
+        for one in members & self._tries.keys() - self._new:
             self._tries[one] += 1
             if succeeded or self._tries[one] >= MOST_TRIES:
                 del self._tries[one]

@@ -7,8 +7,9 @@ from pathlib import Path
 import structlog
 
 from clb_discovery.datapath.instance import Instance
+from clb_discovery.errors import HostError
 from clb_discovery.hosts_file.block import names
-from clb_discovery.hosts_file.file import real_path, write_names
+from clb_discovery.hosts_file.file import real_path, remove_names, write_names
 from clb_discovery.layout.installed import Installed
 from clb_discovery.sidecar.announcer import Announcer
 
@@ -27,6 +28,8 @@ class HostsFile:
     def use(self, path: Path | None) -> None:
         """Publish names in this file from now on, and remove them from others."""
         self._left.update(self._instance.hosts_files())
+        if self._path:
+            self._left.add(real_path(self._path))
         self._path = path
         if path:
             self._left.discard(real_path(path))
@@ -37,18 +40,22 @@ class HostsFile:
         return sorted(map(str, [*self._left, *([real_path(self._path)] if self._path else [])]))
 
     def publish(self, installed: Installed) -> None:
-        """Write the names of all services, even if another program has rewritten the file, and clean the other files.
-
-        :raises HostError: as `write_names`; the next call tries again.
-        """
-        if self._path:
-            self._write(self._path, installed)
-        for left in sorted(self._left):
-            write_names(left, self._instance.name, {})
-            self._left.remove(left)
-
-    def _write(self, path: Path, installed: Installed) -> None:
+        """Write the names of all services, even if another program has rewritten the file; raises as `write_names`."""
+        if self._path is None:
+            return
         found = names(installed.virtual)
         self._announcer.nameless(found.left_out)
-        if write_names(path, self._instance.name, found.addresses):
-            _log.info("names published", file=str(path), names=len(found.addresses))
+        if write_names(self._path, self._instance.name, found.addresses):
+            _log.info("names published", file=str(self._path), names=len(found.addresses))
+
+    def clean(self) -> None:
+        """Remove the names from the other files; the next call tries again what this one cannot."""
+        errors: list[str] = []
+        for left in sorted(self._left):
+            try:
+                remove_names(left, self._instance.name)
+            except HostError as error:
+                errors.append(str(error))
+            else:
+                self._left.remove(left)
+        self._announcer.trouble("cannot remove previously published names", "; ".join(errors) or None)

@@ -76,6 +76,8 @@ class Publisher:
         self._aside: dict[Vip, Aside] = {}
         self._leaving = Leaving()
         self._closing: asyncio.Task[None] | None = None  # closes sockets of removed servers
+        self._closed: Collection[Protocol] = ()  # the protocols whose sockets are closed
+        self._replaced = False  # whether the maps were replaced by others since they were read
         self._failed_until: float | None = None  # when to try again after a publication that failed as a whole
         self._pause = FIRST_PAUSE
         self.overlaps: Sequence[Overlap] = ()
@@ -119,8 +121,13 @@ class Publisher:
     @property
     def next_try(self) -> float:
         """When to publish again although nothing has changed, by `time.monotonic`; infinity if there is no need."""
-        tries = (next_try(self._aside.values()), self._failed_until, self._leaving.next_try)
+        closing = None if self._is_closing else self._leaving.next_try
+        tries = (next_try(self._aside.values()), self._failed_until, closing)
         return min((one for one in tries if one is not None), default=math.inf)
+
+    @property
+    def _is_closing(self) -> bool:
+        return self._closing is not None and not self._closing.done()
 
     @property
     def failed(self) -> bool:
@@ -200,6 +207,9 @@ class Publisher:
         self._unsure = True
         before, self.installed = self.installed, await asyncio.to_thread(self._maps.read)
         self._unsure = False
+        if self._replaced:  # what the former maps had says nothing about these
+            self._replaced = False
+            return
         carried_out = observed(before, self.installed)
         self._leaving.add(carried_out.dropped)
         self._announcer.published(before, carried_out)
@@ -252,20 +262,24 @@ class Publisher:
 
         It takes a task of its own, because the service that closes them may be slow, and pools must not wait for it.
         """
-        protocols = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
-        if self._closing is not None and not self._closing.done():
+        self._closed = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
+        if self._is_closing:
             return  # it goes on with those that have been added
-        if self._leaving.due(self.installed, protocols, time.monotonic()):
-            self._closing = asyncio.create_task(self._close_due(protocols))
+        if self._due():
+            self._closing = asyncio.create_task(self._close_due())
         else:
             self._announcer.closed(None)
 
-    async def _close_due(self, protocols: Collection[Protocol]) -> None:
-        while members := self._leaving.due(self.installed, protocols, time.monotonic()):
+    def _due(self) -> frozenset[bytes]:
+        return self._leaving.due(self.installed, self._closed, time.monotonic())
+
+    async def _close_due(self) -> None:
+        while members := self._due():
+            protocols = self._closed
             closed = await self._plane.request_closing(members, protocols)
             if closed is None:
                 async with self._kernel:
-                    members = self._leaving.due(self.installed, protocols, time.monotonic())
+                    members = self._due()
                     closed = await asyncio.to_thread(self._plane.close_sockets, members, self._maps, protocols)
             self._leaving.tried(members, time.monotonic(), succeeded=not closed.failures)
             self._announcer.closed(closed)
@@ -309,7 +323,7 @@ class Publisher:
                     await asyncio.to_thread(self._plane.bring_up)
                     await asyncio.to_thread(self._maps.reopen)
                     self.times_recreated += 1
-                    self.installed = Installed()  # what the former maps had says nothing about these
+                    self._replaced = True
                     self._aside.clear()
                     await self._read()
                 self._lost = False

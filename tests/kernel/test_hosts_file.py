@@ -153,7 +153,8 @@ def test_names_that_cannot_be_removed_are_not_forgotten(
         with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts):
             pass
         with unwritable(hosts), following(knot, instance, cgroup, tmp_path, "--hosts-file", other) as found:
-            found.wait_for(lambda: "cannot publish names" in found.events(), "the removal has been tried")
+            event = "cannot remove previously published names"
+            found.wait_for(lambda: event in found.events(), "the removal has been tried")
             assert "redis.clb" in other.read_text()
             assert "redis.clb" in hosts.read_text()
         with following(knot, instance, cgroup, tmp_path, "--hosts-file", other) as found:
@@ -163,6 +164,26 @@ def test_names_that_cannot_be_removed_are_not_forgotten(
             assert "redis.clb" in other.read_text()
         assert clb("unload", "--instance", instance).returncode == 0
     assert "redis.clb" not in other.read_text()
+
+
+def test_a_file_that_was_refused_is_left_out_of_everything(
+    instance: str, cgroup: Path, tmp_path: Path, hosts: Path, knot: KnotServer
+) -> None:
+    """It never had names, so neither the next sidecar nor unload has anything to remove, and others are cleaned."""
+    wrong = tmp_path / "a/hosts"
+    wrong.parent.mkdir()
+    wrong.parent.chmod(0o777)  # others could replace what root writes there
+    with redis_servers(tmp_path, "127.0.0.1") as servers:
+        knot.write(zone(*servers))
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", wrong) as found:
+            found.wait_for(lambda: "cannot publish names" in found.events(), "the file has been tried")
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts) as found:
+            found.wait_for(lambda: "names published" in found.events(), "the other file has names")
+            assert "cannot remove previously published names" not in found.events()
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", wrong):
+            pass
+    assert clb("unload", "--instance", instance).returncode == 0
+    assert "redis.clb" not in hosts.read_text()
 
 
 @pytest.mark.parametrize("reload", [False, True])

@@ -69,6 +69,16 @@ def test_one_that_is_added_meanwhile_is_due_at_once(*, succeeded: bool) -> None:
     assert OTHER in leaving.due(EMPTY, BOTH, 0.0)
 
 
+def test_one_that_was_back_meanwhile_is_due_again() -> None:
+    """Applications may have connected to it since the sockets were looked for."""
+    leaving = Leaving()
+    leaving.add([MEMBER])
+    tried = leaving.due(EMPTY, BOTH, 0.0)
+    leaving.add([MEMBER])
+    leaving.tried(tried, 0.0, succeeded=True)
+    assert leaving.due(EMPTY, BOTH, 0.0) == {MEMBER}
+
+
 def test_each_is_given_up_by_itself() -> None:
     """Otherwise members would pile up while servers keep changing and closing keeps failing."""
     leaving = Leaving()

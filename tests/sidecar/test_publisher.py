@@ -295,6 +295,29 @@ def test_what_is_set_aside_is_tried_in_new_maps_at_once(clock: Clock) -> None:
     assert world.plane.closed == []
 
 
+def test_maps_that_are_attached_again_are_no_news(clock: Clock) -> None:
+    """They have what they had; if they cannot be read at once, what is installed is not forgotten."""
+    world = World(2, Protocol.UDP)
+    world.maps.room = OWN + 2
+    world.publish()
+    installed, reads = world.publisher.installed, iter([True, False, False])
+
+    def read_later() -> Installed:
+        if next(reads):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return read(world.maps.state)
+
+    world.maps.reopen, world.maps.read = (lambda: None), read_later  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        assert not asyncio.run(world.publisher.keep_up())
+        assert world.publisher.installed is installed
+        clock.now += 1
+        world.publish()
+        assert asyncio.run(world.publisher.keep_up())
+    assert [line["event"] for line in logs if "published" in line["event"] or "removed" in line["event"]] == []
+    assert world.plane.closed == []
+
+
 async def test_nothing_waits_for_the_service_that_closes_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is silent, pools are published and the maps are free; what leaves meanwhile is closed next."""
     monkeypatch.setattr(publishing, "_PATIENCE", 0.01)
@@ -308,6 +331,7 @@ async def test_nothing_waits_for_the_service_that_closes_sockets(monkeypatch: py
         pass
     world.known["srv:s0"] = (ONE,)
     await asyncio.wait_for(world.publishing(), 10)
+    assert world.publisher.next_try == math.inf
     assert world.pools() == {"s0": (ONE,), "s1": (TWO,)}
     silent, world.plane.service = world.plane.service, None
     silent.set_result(Destroyed(0, frozenset(), 0))
