@@ -69,12 +69,18 @@ def observed(before: Installed, now: Installed) -> Plan:
 
 
 def plan(
-    installed: Installed, desired: Mapping[Vip, VirtualServer], *, complete: bool, keep: AbstractSet[Vip] = frozenset()
+    installed: Installed,
+    desired: Mapping[Vip, VirtualServer],
+    *,
+    complete: bool,
+    gone: AbstractSet[Vip] = frozenset(),
+    keep: AbstractSet[Vip] = frozenset(),
 ) -> Plan:
     """Return the steps from the installed to the desired state.
 
     :param complete: whether `desired` contains every virtual server. Before every source has answered once, it does
         not: virtual servers that it lacks stay then, and so do orphans.
+    :param gone: virtual servers that go although `desired` is not complete.
     :param keep: virtual servers that stay although `desired` lacks them. An exact port can be here only if the wildcard
         of its address is neither added nor deleted, and vice versa.
     """
@@ -82,9 +88,9 @@ def plan(
     for server in sorted(desired.values(), key=lambda server: server.vip.port == 0):
         draft.publish(server)
     links = draft.chains.stored()
-    lacking = installed.virtual.keys() - desired.keys() - keep if complete else ()
-    gone = tuple(sorted(lacking, key=lambda vip: (vip.port != 0, vip)))
-    for vip in gone:
+    lacking = installed.virtual.keys() - desired.keys() - keep if complete else installed.virtual.keys() & gone
+    removed = tuple(sorted(lacking, key=lambda vip: (vip.port != 0, vip)))
+    for vip in removed:
         draft.withdraw(vip)
     orphans = _without(installed.orphans, draft.writes)
     if complete:
@@ -101,7 +107,7 @@ def plan(
         Write(Map.FILTER, tuple(_filter_changes(installed.filter, either).items())),
     )
     taken_over = {vip._replace(port=0) for vip in draft.changed if vip.port}
-    between = (GracePeriod(),) if not taken_over.isdisjoint(gone) else ()
+    between = (GracePeriod(),) if not taken_over.isdisjoint(removed) else ()
     unlinked = _present(
         Write(Map.FILTER, tuple(_filter_changes(either, wanted).items()) if complete else ()),
         Store(draft.chains.stored()),
@@ -124,7 +130,7 @@ def plan(
         top=draft.indexes.top,
     )
     return Plan(
-        (*before, *writes, *between, *unlinked, *after), result, tuple(draft.changed), gone, tuple(draft.dropped)
+        (*before, *writes, *between, *unlinked, *after), result, tuple(draft.changed), removed, tuple(draft.dropped)
     )
 
 

@@ -6,6 +6,7 @@ Everything is rebuilt each time. From a previous publication that was carried ou
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import NamedTuple
 
@@ -36,6 +37,8 @@ class Wanted(NamedTuple):
     real_ranges: Sequence[Network]
     complete: bool
     """As for `plan`."""
+    heard: AbstractSet[str] = frozenset()
+    """The names of pools whose services have answered: what they do not claim any more goes, complete or not."""
     facts: ZoneFacts = NO_FACTS
     """What decides about zones."""
 
@@ -89,7 +92,9 @@ def publication(
         ]
     else:
         looked_at = {**wanted.own, **state.virtual}
-        gone = list(installed.virtual.keys() - looked_at.keys()) if wanted.complete else []
+        gone = list(installed.virtual.keys() - looked_at.keys())
+        if not wanted.complete:
+            gone = _unclaimed(installed, gone, resolved, wanted.heard)
     changes = [server for server in looked_at.values() if not is_installed(installed, server)]
     late = {server.vip: 0 for server in changes if aside and aside.get(server.vip) == server}
     configured = chain((one.source for one in wanted.own.values()), (one.source for one in wanted.configured))
@@ -101,13 +106,24 @@ def publication(
     # After a complete plan, and if nothing is withdrawn, a plan of the changes alone is enough.
     whole = wanted.complete and (not goes_on or bool(chosen.withdraw))
     keep = installed.virtual.keys() - set(chosen.withdraw) if whole else frozenset()
-    steps = plan(installed, chosen.publish, complete=whole, keep=keep)
+    steps = plan(installed, chosen.publish, complete=whole, gone=frozenset(chosen.withdraw), keep=keep)
     unpublished = (*admitted.refused, *chosen.cramped)
     late |= dict.fromkeys((*kept, *(one.vip for one in unpublished)), 0)
     collects = whole and bool(installed.orphans)  # which also makes room
     more = bool(chosen.left) or (bool(chosen.cramped) and collects)
     left = {**late, **chosen.left}
     return Publication(resolved, state, steps, wanted, unpublished, left, more, used_after(steps, installed, taken))
+
+
+def _unclaimed(
+    installed: Installed, lacking: Collection[Vip], resolved: Resolved, heard: AbstractSet[str]
+) -> list[Vip]:
+    """Return those that their services do not claim any more, and no other one that has not answered yet."""
+    if not heard:
+        return []
+    claimed = {vip for service in resolved.services for vip in service.vips}
+    labels = ((vip, installed.virtual[vip].label) for vip in lacking if vip not in claimed)
+    return [vip for vip, label in labels if label and label.source in heard]
 
 
 def _kept(installed: Installed, gone: Collection[Vip], without_room: Sequence[VirtualServer]) -> frozenset[Vip]:

@@ -291,6 +291,7 @@ class Daemon:
                 services.claims,
                 servers,
                 complete=complete,
+                heard=frozenset() if complete else services.heard,
                 interrupted=self._is_interrupted,
                 facts=ZoneFacts(self._zone.name, services.places(known), self._unhealthy),
             )

@@ -141,12 +141,15 @@ class Publisher:
         servers: Mapping[str, Pools],
         *,
         complete: bool,
+        heard: AbstractSet[str] = frozenset(),
         interrupted: Callable[[], bool] = lambda: False,
         facts: ZoneFacts = NO_FACTS,
     ) -> Published:
         """Publish the desired state that follows from the real servers of each source, round by round.
 
         :param claims: of services of a catalog, in addition to the services of the settings.
+        :param complete: as for `plan`.
+        :param heard: as for `Wanted`.
         :param interrupted: whether there is something new to publish; then no further round begins.
         :param facts: what decides about zones.
         :raises ClbError: if the kernel refuses a step for another reason than lack of room.
@@ -154,7 +157,7 @@ class Publisher:
         """
         options, services, _ = settings
         own = own_servers.virtual_servers(options.instance)
-        wanted = Wanted(services, claims, servers, own, options.vip_range, options.real_range, complete, facts)
+        wanted = Wanted(services, claims, servers, own, options.vip_range, options.real_range, complete, heard, facts)
         while True:
             found = await self._round(wanted)
             self._leaving.add(found.plan.dropped)

@@ -79,6 +79,8 @@ class ServiceTable:
         self._late: set[str] = set()
         """Services that a catalog has listed since its first answer. Nothing is installed for them, and nothing waits
         for their answers: otherwise a client that registers one after the other would keep all others waiting."""
+        self._departed: set[str] = set()
+        """The names of pools whose services have answered and are not followed any more, until all others are known."""
         self._begun: set[str] = set()
         """Sources whose servers have been published, or were at the start."""
         self._replacing: set[str] = set()
@@ -174,6 +176,7 @@ class ServiceTable:
             self._marked[self._states.pop(source).marks] -= 1
             self._sets.pop(source, None)
             self._summary = None
+        self._departed.update(left)
         self._late -= set(left)
         if left and self._states[CATALOG].unfollowed:
             self._late |= self._join()
@@ -213,6 +216,7 @@ class ServiceTable:
         staying = [state.service.name for state in before.values() if state.from_catalog]
         for source, state in catalog.joined(services, staying, kept, max_services).items():
             kept[source] = before[source]._replace(service=state.service)
+        self._departed |= {before[one].service.source for one in before.keys() - kept.keys() if before[one].answered}
         self._late = {source for source in self._late & kept.keys() if kept[source].from_catalog}
         self._states, self._sets, self._marked, self._composed = {}, {}, Counter(), _composed(services)
         self._begun &= kept.keys()
@@ -364,6 +368,8 @@ class ServiceTable:
             known = {**known, **refused}
         if not pending:
             self._held = {}
+            if self.is_complete:
+                self._departed.clear()
         waiting = {state.source for state in self if state.service.source in pending} if pending else set()
         if waiting:
             before = {source: self.applied[source] for source in waiting & self.applied.keys()}
@@ -401,6 +407,17 @@ class ServiceTable:
         """Whether every service has had an answer since the start, so that a virtual server without one can go."""
         complete = not self._has(Mark.UNANSWERED) and not self._replacing  # then no part waits for another one
         return complete or self._all(lambda state: state.answered and not self._waits(state))
+
+    @property
+    def heard(self) -> AbstractSet[str]:
+        """The names of pools whose services have answered since the start: what they do not claim any more has no use.
+
+        None while a catalog has not answered, because any of its services may claim any virtual server.
+        """
+        if CATALOG in self._states and not self._states[CATALOG].answered:
+            return frozenset()
+        followed = {state.service.source for state in self}
+        return {state.service.source for state in self if state.answered} | (self._departed - followed)
 
     def _all(self, holds: Callable[[ServiceState], bool]) -> bool:
         """Tell whether something holds for a part of each service, except those that a catalog has listed lately."""

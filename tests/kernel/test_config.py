@@ -114,6 +114,24 @@ def test_sighup_applies_changes(instance: str, cgroup: Path, config: Path) -> No
             wait_until(lambda: services(instance) == {WEB: "web"} and pool(instance, WEB) == {}, "options count, too")
 
 
+def test_what_a_reload_removes_goes_although_a_new_service_never_answers(
+    instance: str, cgroup: Path, config: Path
+) -> None:
+    """A source that fails keeps nobody else's removed servers in use, and its own VIP stays with who had it."""
+    silent = f'resolver = ["127.0.0.1:{free_port()}"]\n'
+    failing = '[[service]]\nname = "far"\nsrv = "_far._tcp.example"\nvip = "{}"\n'
+    with listening(*["127.0.0.1"] * 3) as servers:
+        tables = [static(name, f"10.64.0.{name}", [one]) for name, one in zip("123", servers, strict=True)]
+        config.write_text(OPTIONS + silent + "".join(tables))
+        with following(config, instance, cgroup) as found:
+            assert set(services(instance)) == {"10.64.0.1", "10.64.0.2", "10.64.0.3"}
+            config.write_text(OPTIONS + silent + tables[0] + failing.format("10.64.0.3"))
+            reload(found)
+            found.wait_for(lambda: "virtual server removed" in found.events(), "the removed service has gone")
+            assert set(services(instance)) == {"10.64.0.1", "10.64.0.3"}
+            assert dial(cgroup, "10.64.0.3", 389) == ["ok"]
+
+
 def test_sighup_switches_to_other_servers_of_discovery(
     instance: str, cgroup: Path, config: Path, tmp_path: Path
 ) -> None:

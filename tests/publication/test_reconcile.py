@@ -37,6 +37,7 @@ class Round(NamedTuple):
     narrow: bool
     """Whether there is a `--real-range`, so that some real servers are rejected."""
     complete: bool
+    heard: frozenset[str]
     failed: bool
     """Whether the kernel refused the previous publication, so that the maps were read again."""
 
@@ -49,6 +50,7 @@ ROUND: Final = st.builds(
     | st.just(frozenset()),
     narrow=st.sampled_from([False, False, True]),
     complete=st.sampled_from([True, True, True, False]),
+    heard=st.frozensets(st.sampled_from([service.source for service in SERVICES])),
     failed=st.sampled_from([False, False, False, True]),
 )
 
@@ -56,7 +58,7 @@ ROUND: Final = st.builds(
 def wanted(known: Mapping[str, Pools], one: Round) -> Wanted:
     """Return the inputs of a round."""
     ranges = [parse_network("10.0.0.0/31"), parse_network("fd00::/127")] if one.narrow else []
-    return Wanted(one.services, (), known, {}, (), ranges, one.complete)
+    return Wanted(one.services, (), known, {}, (), ranges, one.complete, one.heard)
 
 
 @given(st.lists(ROUND, min_size=1, max_size=8))
@@ -80,15 +82,31 @@ def test_what_was_published_before_spares_work_and_changes_nothing(rounds: list[
         assert decoded.virtual == installed.virtual
         virtual = found.desired.virtual
         assert {vip: decoded.virtual[vip].pool for vip in virtual} == {vip: one.pool for vip, one in virtual.items()}
+        claimed = {vip for service in one.services for vip in service.vips}
+        for vip in decoded.virtual.keys() - claimed:
+            label = decoded.virtual[vip].label
+            assert label is not None
+            assert label.source not in one.heard, "what a service that was heard does not claim has gone"
         if one.complete:
             assert decoded.virtual.keys() == virtual.keys()
             assert decoded.filter == address_filter.elements(frozenset(vip.address for vip in decoded.virtual))
             assert not decoded.orphans
 
 
+def test_what_nobody_claims_goes_although_another_service_never_answers() -> None:
+    """What an unheard service may still claim stays, and so does what an unheard service has."""
+    services = [Service(name, f"srv:{name}", (vip,)) for name, vip in zip("abc", FEW_VIPS, strict=False)]
+    known = {service.source: pools([RealServer(0, parse_address("10.0.0.1"), 80, 1)]) for service in services}
+    installed = publication(Installed(), Wanted(services, (), known, {}, (), (), complete=True)).plan.result
+    silent = Service("silent", "srv:silent", (FEW_VIPS[1],))
+    for heard, stays in ((set[str](), (0, 1, 2)), ({"srv:a", "srv:b"}, (1, 2)), ({"srv:a", "srv:c"}, (1,))):
+        asked = Wanted([silent], (), {}, {}, (), (), complete=False, heard=frozenset(heard))
+        assert publication(installed, asked).plan.result.virtual.keys() == {FEW_VIPS[number] for number in stays}
+
+
 def test_only_what_has_changed_is_rebuilt() -> None:
     """With many services, the work for one that changes does not grow with the others."""
-    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
+    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, heard=frozenset(), failed=False)
     servers = pools([RealServer(0, FEW_VIPS[0].address, 80, 1)])  # a VIP, which is rejected
     first = publication(Installed(), wanted({service.source: servers for service in SERVICES}, one))
     known = {service.source: servers for service in SERVICES[1:]} | {SERVICES[0].source: Pools()}
@@ -145,7 +163,7 @@ def test_rounds_come_to_what_one_publication_comes_to(rounds: list[Round], budge
 
 def test_what_is_set_aside_is_tried_again_when_it_is_another() -> None:
     """A virtual server without room stays as installed until another state is desired, or until its pause is over."""
-    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
+    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, heard=frozenset(), failed=False)
     known: Known = {service.source: Pools() for service in SERVICES}
     first = publication(Installed(), wanted(known, one))
     changed = {**known, SERVICES[0].source: pools([RealServer(0, parse_address("10.0.0.1"), 80, 1)])}
@@ -167,7 +185,7 @@ def test_what_is_set_aside_is_tried_again_when_it_is_another() -> None:
 
 def test_what_is_replaced_stays_until_there_is_room_for_its_successor() -> None:
     """A service that moves to a VIP without room keeps the VIP that it has."""
-    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
+    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, heard=frozenset(), failed=False)
     here, there = Service("web", "srv:web", (FEW_VIPS[4],)), Service("web", "srv:web", (FEW_VIPS[1],))
     known: Known = {"srv:web": Pools()}
     first = publication(Installed(), wanted(known, one._replace(services=(here,))))

@@ -234,6 +234,30 @@ def test_service_that_has_left_is_forgotten() -> None:
     assert news(found.hear("consul:a", Answer(SERVERS), 33, AT)) == NOTHING
 
 
+def test_who_has_answered_or_left_claims_nothing_more() -> None:
+    """Not before the catalog has answered, and until nobody has to be waited for."""
+    catalog, silent = Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=30)), service("srv:silent")
+    found = ServiceTable([catalog, silent])
+    found.hear(CATALOG, Failure("refused"), 0, AT)
+    assert found.heard == frozenset()
+    found.hear(CATALOG, Listing(frozenset({"a"})), 1, AT)
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 2, AT)
+    assert found.heard == {CATALOG, "consul:a"}
+    found.hear(CATALOG, Listing(frozenset()), 3, AT)
+    for now in (3, 60):
+        found.hear("consul:a", Answer(()), now, AT)
+    assert found.leave()
+    assert found.heard == {CATALOG, "consul:a"}
+    found.hear(CATALOG, Listing(frozenset({"a"})), 61, AT)
+    assert found.heard == {CATALOG}
+    found.hear("srv:silent", Answer(SERVERS), 62, AT)
+    found.adopt([catalog])
+    assert found.heard == {CATALOG, "srv:silent"}
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 63, AT)
+    found.apply(found.known, ())
+    assert found.heard == {CATALOG, "consul:a"}
+
+
 def test_catalog_is_served_but_for_what_nobody_could_serve() -> None:
     """Readiness does not wait for a service whose answer is unusable; it waits for one without an answer."""
     found = of_catalog("a", "b")
