@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple, TypeAlias
 
 from clb_discovery.model.servers import Algorithm, Endpoint, HealthClaim, Protocol, RealServer, Unread, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.text import some_of
 
+MAX_VIPS: Final = 16
+"""Maximum number of VIPs that the instances of one service in a catalog can claim."""
+Claimed: TypeAlias = Vip | Protocol | None
+"""A claim of an opt-in: a VIP, the protocol of automatic VIPs, or None, which stands for the opt-in itself."""
 _NAMED: Final = 4  # real servers named in one sentence
 
 
@@ -69,6 +73,21 @@ class OptIn:
     refused: tuple[Refusal, ...] = ()
     """Registrations that cannot be applied on any host."""
     health: HealthClaim = HealthClaim()  # noqa: RUF009 - immutable
+    instances: frozenset[str] = field(default=frozenset(), compare=False)
+    """Identities of all instances in the answer, whether or not they claim anything; empty if they are unknown."""
+
+    @property
+    def claimed(self) -> frozenset[Claimed]:
+        """All that it claims."""
+        return frozenset((None, *self.vips, *self.automatic))
+
+    def only(self, claimed: Collection[Claimed]) -> OptIn | None:
+        """Return an opt-in that claims only these, or None without the opt-in itself."""
+        if None not in claimed:
+            return None
+        vips = sorted(one for one in claimed if isinstance(one, Vip))
+        automatic = sorted(one for one in claimed if isinstance(one, Protocol))
+        return replace(self, vips=tuple(vips), automatic=tuple(automatic))
 
 
 @dataclass(frozen=True, slots=True)

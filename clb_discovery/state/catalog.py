@@ -77,7 +77,7 @@ def restored(
 
 def claimed(states: Iterable[ServiceState]) -> list[Service]:
     """Return the services of a catalog with all VIPs that they claim, granted or not."""
-    return [replace(one.service, vips=claims.vips) for one in states if (claims := one.claims)]
+    return [replace(one.service, vips=one.opt_in.vips) for one in states if one.opt_in]
 
 
 def left(states: Mapping[str, ServiceState]) -> list[str]:
@@ -87,7 +87,7 @@ def left(states: Mapping[str, ServiceState]) -> list[str]:
     return [
         source
         for source, one in states.items()
-        if one.from_catalog and one.leaving and not one.guarded.held and one.service.name not in listed
+        if one.from_catalog and one.leaving and not one.opt_in and one.service.name not in listed
     ]
 
 
@@ -97,7 +97,7 @@ def claims(states: Iterable[ServiceState], held: Mapping[str, tuple[Vip, ...]] =
     :param held: the VIPs that services had before the start, by source.
     """
     return [
-        Claim(one.service, one.claims, held.get(one.source, ())) for one in states if one.from_catalog and one.claims
+        Claim(one.service, one.opt_in, held.get(one.source, ())) for one in states if one.from_catalog and one.opt_in
     ]
 
 

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import (
@@ -44,6 +44,8 @@ Identities = Mapping[Endpoint, str]
 
 _ENDPOINT: Final = attrgetter("address", "port")
 _NOTHING: Final[Mapping[Endpoint, Any]] = MappingProxyType({})  # one for all, because most families have none
+
+_Key = TypeVar("_Key")
 
 
 class Families(NamedTuple):
@@ -277,7 +279,7 @@ def _admit(  # noqa: PLR0913 - as `admit`, for one family
     else:
         absent = {} if spare else _staying(clocks, len(usable), policy, asked)
     if not usable and not spare:  # a server that discovery has taken out is better than none
-        absent |= _running(out, policy, asked)
+        absent |= running(out, policy, asked)
     staying = {*kept, *absent, *unread}
     good = _merged(family, named, kept, staying)
     identities = dict(_of(named, words.identities))
@@ -324,15 +326,20 @@ def _staying(
     """Return the absent members that stay: those whose clocks run, for as long as they are many."""
     if not _is_much(len(gaps), present, policy):
         return {}
-    running = _running(gaps, policy, asked)
-    return running if _is_much(len(running), present, policy) else {}
+    staying = running(gaps, policy, asked)
+    return staying if _is_much(len(staying), present, policy) else {}
 
 
-def _running(clocks: Mapping[Endpoint, float], policy: RemovalPolicy, asked: float) -> dict[Endpoint, float]:
+def running(clocks: Mapping[_Key, float], policy: RemovalPolicy, asked: float) -> dict[_Key, float]:
+    """Return the clocks that an answer does not confirm, because they had not run when it was asked for.
+
+    :param clocks: when each began.
+    :param asked: as `Answer.asked`, but not after the answer arrived.
+    """
     if not policy.hold:  # nothing has to be confirmed
         return {}
     # The same sum as in `deadline`.
-    return {endpoint: since for endpoint, since in clocks.items() if asked < since + policy.hold}
+    return {key: since for key, since in clocks.items() if asked < since + policy.hold}
 
 
 def _is_much(absent: int, present: int, policy: RemovalPolicy) -> bool:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from functools import cached_property
 from itertools import compress
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.model.address import Address, Network
-from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal, rejections
-from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished
+from clb_discovery.model.answer import (
+    MAX_VIPS,
+    Answer,
+    Claimed,
+    Failure,
+    Listing,
+    OptIn,
+    Outcome,
+    Refusal,
+    rejections,
+)
+from clb_discovery.model.servers import Endpoint, Pools, Protocol, RealServer, Unpublished, Vip
 from clb_discovery.model.service import Part, RemovalPolicy, Service, consul_objection, vip_addresses
 from clb_discovery.model.usable import objection
 from clb_discovery.model.zones import NO_PLACES, Places
@@ -57,7 +68,7 @@ class _Fields(NamedTuple):
     """The position of the part in the list of the service."""
     guarded: Guarded = Guarded()
     absent_since: datetime | None = None
-    """When the first of the absent members that stay became absent."""
+    """When the first of the absent members and claims that stay became absent."""
     hastened: float | None = None
     """When the source was told to query at once; None if nothing asked for after that has to come."""
     answered: bool = False
@@ -90,7 +101,9 @@ class _Fields(NamedTuple):
     from_catalog: bool = False
     """Whether the service is followed only for as long as it opts in, and has only the VIPs that it claims."""
     opt_in: OptIn | None = None
-    """Of a service from a catalog: its last opt-in."""
+    """Of a service from a catalog: the opt-in that counts, by which it has virtual servers; None once it has left."""
+    unclaimed: Mapping[Claimed, float] = MappingProxyType({})
+    """The claims of `opt_in` that stay although the last answer lacks them, with the time of the first such answer."""
     leaving: bool = False
     """Of a service from a catalog: whether it no longer opts in."""
     unusable: bool = False
@@ -182,7 +195,8 @@ class ServiceState(_Fields):
 
     def confirmed(self) -> ServiceState:
         """Return the state after all removals that are held, as if the source had confirmed them in time."""
-        return self._replace(guarded=guard.confirmed(self.guarded))
+        opt_in = self.opt_in.only(self.opt_in.claimed - self.unclaimed.keys()) if self.opt_in else None
+        return self._replace(guarded=guard.confirmed(self.guarded), opt_in=opt_in, unclaimed={})
 
     def serves(self, real_ranges: Sequence[Network] = (), vips: frozenset[Address] | None = None) -> Families:
         """Return the families in which the part can serve: it has a usable real server that is not absent."""
@@ -209,14 +223,14 @@ class ServiceState(_Fields):
         """
         if not self.from_catalog:
             return self._replace(service=service, place=place)
-        if not self.claims:
+        if not self.opt_in or (self.leaving and not self.guarded.held):
             return ServiceState(service, place)  # leaving emptied it, and no answer to this service did
         last_success, errors = self.last_success, self.errors
         return ServiceState(
             service,
             place,
             self.guarded,
-            self.absent_since,
+            self.absent_since if self.guarded.held else None,
             known=True,
             last_success=last_success,
             errors=errors,
@@ -224,21 +238,28 @@ class ServiceState(_Fields):
         )
 
     @property
+    def held(self) -> bool:
+        """Whether a removal is held: of members, or of what a service of a catalog claims."""
+        return bool(self.guarded.held or self.unclaimed)
+
+    @property
     def deadline(self) -> float | None:
         """When to query at once, because the answer may confirm a removal, or None.
 
         A source that fails is queried again anyway, and a hastened one has an answer to come.
         """
-        if self.hastened is not None or self.error is not None or not self.guarded.held:
+        if self.hastened is not None or self.error is not None or not self.held:
             return None
-        return self.guarded.deadline(self.policy)
+        members = self.guarded.deadline(self.policy)
+        claims = [since + self.policy.hold for since in self.unclaimed.values()]
+        return min(claims if members is None else [members, *claims], default=None)
 
     @cached_property
     def state(self) -> str:
         """One of `STATES`."""
         if self.error is not None or not self.answered:
             return "retrying"
-        return "held" if self.guarded.held or self.refused or self.unfollowed or self.unpublished else "fresh"
+        return "held" if self.held or self.refused or self.unfollowed or self.unpublished else "fresh"
 
     @cached_property
     def marks(self) -> tuple[Mark, ...]:
@@ -262,18 +283,13 @@ class ServiceState(_Fields):
     def counted(self) -> tuple[object, ...]:
         """The part that has to be published, or kept on disk, when it changes."""
         ipv4, ipv6 = self.guarded
-        return ipv4.good, ipv4.identities, ipv6.good, ipv6.identities, self.answered, self.claims, self.places
+        return ipv4.good, ipv4.identities, ipv6.good, ipv6.identities, self.answered, self.opt_in, self.places
 
     @property
     def shown(self) -> tuple[object, ...]:
         """The part that `status` should show soon when it changes."""
         words = self.refused, self.left_out, self.note, self.unfollowed
-        return self.state, self.error, self.listed, words, self.guarded.withheld
-
-    @property
-    def claims(self) -> OptIn | None:
-        """The opt-in by which the service of a catalog has virtual servers; None without one, or after it has left."""
-        return None if self.leaving and not self.guarded.held else self.opt_in
+        return self.state, self.error, self.listed, words, self.guarded.withheld, self.unclaimed.keys()
 
     @property
     def is_tried(self) -> bool:
@@ -298,10 +314,9 @@ class ServiceState(_Fields):
             error = self.error or "no answer yet"
             since = timestamp(self.last_success) or "before the start"
             reasons.append(f"stale since {since}: {error}" if self.known else error)
-        elif self.guarded.held:
-            removed, of = self.guarded.withheld
+        elif self.held:
             reasons.append(
-                f"{removed} of {of} real servers absent or out since {timestamp(self.absent_since)}; "
+                f"{' and '.join(self._lacking())} since {timestamp(self.absent_since)}; "
                 f"kept until an answer confirms it after {self.policy.hold:g} s (--hold)"
             )
         if self.beyond:
@@ -312,6 +327,18 @@ class ServiceState(_Fields):
         if self.refused or self.rejected or self.left_out:
             reasons += some_of([*map(str, self.refused), *rejections(self.rejected), *map(str, self.left_out)], _SHOWN)
         return "; ".join(reasons) or None
+
+    def _lacking(self) -> Iterator[str]:
+        """Yield the members and claims that stay although the last answer lacks them, as words of `reason`."""
+        if self.guarded.held:
+            removed, of = self.guarded.withheld
+            yield f"{removed} of {of} real servers absent or out"
+        if None in self.unclaimed:
+            yield "no instance opts in"
+        elif self.unclaimed:
+            vips = sorted(str(one) for one in self.unclaimed if isinstance(one, Vip))
+            automatic = sorted(f"auto/{one.name.lower()}" for one in self.unclaimed if isinstance(one, Protocol))
+            yield f"no instance claims {', '.join(some_of([*vips, *automatic], _SHOWN))}"
 
     @property
     def beyond(self) -> str | None:
@@ -367,27 +394,60 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
     spare: Callable[[], Families],
 ) -> dict[str, Any]:
     """Return the fields that an answer sets."""
-    opt_in, leaving = state.opt_in, state.leaving
+    opt_in, unclaimed, leaving = state.opt_in, state.unclaimed, False
     if state.from_catalog:
-        leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
+        opt_in, unclaimed = _claims(state, answer, now)
+        leaving = answer.opt_in is None
         answer = Answer((), asked=answer.asked) if leaving else answer
     before = guard.renamed(state.guarded, answer.servers) if state.numbered else state.guarded
     guarded = guard.admit(before, answer, state.policy, now, is_usable, spare=spare)
-    since, absent_since = guarded.absent_since, state.absent_since
+    since, absent_since = _first_clock(guarded, unclaimed), state.absent_since
     if since is None:
         absent_since = None
-    elif since != state.guarded.absent_since:
+    elif since != _first_clock(state.guarded, state.unclaimed):
         absent_since = at - timedelta(seconds=now - since)
     return {
         "guarded": guarded,
         "absent_since": absent_since,
         "opt_in": opt_in,
+        "unclaimed": unclaimed,
         "leaving": leaving,
         "left_out": answer.left_out,
         "note": answer.note,
         "places": _places(state.places, answer, guarded.good),
         "numbered": state.numbered and not answer.servers,
     }
+
+
+def _first_clock(guarded: Guarded, unclaimed: Mapping[Claimed, float]) -> float | None:
+    """Return the time of the first answer without a member or claim that stays; None if there is none."""
+    clocks = unclaimed.values() if guarded.absent_since is None else (guarded.absent_since, *unclaimed.values())
+    return min(clocks, default=None)
+
+
+def _claims(state: ServiceState, answer: Answer, now: float) -> tuple[OptIn | None, Mapping[Claimed, float]]:
+    """Return the opt-in that counts after an answer, and the claims in it that the answer lacks, each with its clock.
+
+    If the answer has all earlier instances, they state that they claim something else. An answer without any opt-in is
+    not taken for a statement: it may be a mistake, and other services could take the VIPs for good.
+    """
+    before, named = state.opt_in, answer.opt_in
+    if before is None:
+        return named, {}
+    own = named.claimed if named else frozenset()
+    vanished = before.claimed - own
+    if named and before.instances and before.instances <= named.instances:
+        vanished &= state.unclaimed.keys()
+    if named:  # the kernel does not tell automatic VIPs from others, and the last opt-in may be from there
+        vanished -= {vip for vip in before.vips if vip.port == 0 and vip.protocol in named.automatic}
+    clocks = {one: state.unclaimed.get(one, now) for one in vanished}
+    staying = guard.running(clocks, state.policy, min(answer.asked, now))
+    if named:
+        room = max(MAX_VIPS, len(before.vips)) - len(named.vips)
+        oldest = sorted((since, one) for one, since in staying.items() if isinstance(one, Vip))
+        for _, vip in oldest[room:]:
+            del staying[vip]
+    return (named or before).only(own | staying.keys()) if staying else named, staying
 
 
 def _places(before: Places, answer: Answer, good: Pools) -> Places:

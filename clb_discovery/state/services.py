@@ -508,7 +508,7 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
     good = state.guarded.good
     if before and before.servers == good:
         good = before.servers
-    found = LastGood(good, None, state.claims, state.guarded.identities, state.places)
+    found = LastGood(good, None, state.opt_in, state.guarded.identities, state.places)
     return before if before and before == found else found
 
 

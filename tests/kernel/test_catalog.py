@@ -134,6 +134,23 @@ def test_what_instances_say_is_followed_live(instance: str, cgroup: Path, tmp_pa
         assert served(instance) == {"10.64.0.2:80": "web"}
 
 
+def test_claim_of_an_instance_that_is_gone_is_held(
+    instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent
+) -> None:
+    """The VIP that it alone names stays for the hold, for no other service to take; then the source is queried."""
+    put(agent, "web", "10.64.0.1:80", "10.0.0.1")
+    put(agent, "web", "10.64.0.1:80", "10.0.0.2")
+    gone = put(agent, "web", "10.64.0.2:80", "10.0.0.3")
+    with following(agent, instance, cgroup, tmp_path, "--hold", "4s") as found:
+        agent.deregister(gone)
+        found.wait_for(lambda: told(instance, "consul:web", "no instance claims 10.64.0.2:80 since"), "it is held")
+        put(agent, "api", "10.64.0.2:80", "10.0.0.9")
+        found.wait_for(lambda: told(instance, "consul:api", "belongs to consul:web"), "the other has to wait")
+        assert served(instance) == {"10.64.0.1:80": "web", "10.64.0.2:80": "web"}
+        assert pool(instance, "10.64.0.2") == {"10.0.0.1:80": 1, "10.0.0.2:80": 1}
+        wait_for_served(instance, {"10.64.0.1:80": "web", "10.64.0.2:80": "api"})
+
+
 def health(instance: str, vip: str) -> PassiveHealth | None:
     """Return the settings of passive health of a virtual server in the kernel; None if it is not there."""
     with Maps(Pins(instance)) as maps:

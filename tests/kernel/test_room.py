@@ -15,9 +15,9 @@ from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.layout import structs
 from clb_discovery.layout.structs import Map
+from clb_discovery.model.answer import MAX_VIPS
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.claims import MOST_PLACES
-from clb_discovery.sources.consul.opt_in import MAX_VIPS
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import dial
 from tests.support.listeners import listening

@@ -8,9 +8,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal
-from clb_discovery.model.servers import RealServer, Unread, pools
+from clb_discovery.model.answer import MAX_VIPS, Answer, Failure, Listing, OptIn, Outcome, Refusal
+from clb_discovery.model.servers import Protocol, RealServer, Unread, pools
 from clb_discovery.model.service import RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.state.service import STATES, ServiceState
@@ -38,12 +42,13 @@ def shown(one: ServiceState) -> tuple[str, bool, str | None]:
 
 
 def withheld(removed: int, of: int, one: ServiceState) -> str:
+    """Return the reason of a source that holds a removal of members."""
+    return held(f"{removed} of {of} real servers absent or out", one)
+
+
+def held(what: str, one: ServiceState) -> str:
     """Return the reason of a source that holds a removal."""
-    since = timestamp(one.absent_since)
-    return (
-        f"{removed} of {of} real servers absent or out since {since}; "
-        "kept until an answer confirms it after 30 s (--hold)"
-    )
+    return f"{what} since {timestamp(one.absent_since)}; kept until an answer confirms it after 30 s (--hold)"
 
 
 def test_source_that_has_never_answered_is_retrying() -> None:
@@ -220,14 +225,129 @@ def test_service_that_no_longer_opts_in_is_held_and_then_left() -> None:
     """Its pool and VIPs stay for the hold, whether it is deregistered or only opts out."""
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
-    assert (shown(one), one.claims) == (("fresh", False, None), VIP)
+    assert (shown(one), one.opt_in) == (("fresh", False, None), VIP)
     one = heard(one, Answer(SERVERS), 1)
-    reason = withheld(3, 3, one)
-    assert (shown(one), one.claims, tuple(one.guarded.good)) == (("held", False, reason), VIP, SERVERS)
+    assert shown(one) == ("held", False, held("3 of 3 real servers absent or out and no instance opts in", one))
+    assert (one.opt_in, tuple(one.guarded.good)) == (VIP, SERVERS)
     one = heard(one, Answer(SERVERS), 30.9)
-    assert (one.claims, tuple(one.guarded.good)) == (VIP, SERVERS)
+    assert (one.opt_in, tuple(one.guarded.good)) == (VIP, SERVERS)
     one = heard(one, Answer(SERVERS), 31)
-    assert (one.claims, tuple(one.guarded.good), one.leaving) == (None, (), True)
+    assert (one.opt_in, tuple(one.guarded.good), one.leaving) == (None, (), True)
+
+
+def claim(vips: str, *instances: str, automatic: bool = False) -> OptIn:
+    """Return the opt-in of these instances, with the last numbers of their VIPs, and an automatic one."""
+    named = tuple(parse_vip(f"10.64.0.{number}:80") for number in vips)
+    return OptIn(named, (Protocol.TCP,) if automatic else (), instances=frozenset(instances))
+
+
+def claims(one: ServiceState) -> tuple[str, bool] | None:
+    """Return the last numbers of the VIPs that count, and whether automatic ones do."""
+    if one.opt_in is None:
+        return None
+    return "".join(str(vip.address[-1]) for vip in one.opt_in.vips), bool(one.opt_in.automatic)
+
+
+def test_claim_of_an_absent_instance_stays_for_the_hold() -> None:
+    """An answer that was asked for after the hold confirms it; the source is queried then. Few members may go at once.
+
+    Another answer of the remaining instances is none: they never named it.
+    """
+    one = heard(from_catalog(), Answer(SERVERS, claim("12", "a", "b", "c", automatic=True)), 0)
+    one = heard(one, Answer(SERVERS[:2], claim("1", "a", "b")), 1)
+    assert tuple(one.guarded.good) == SERVERS[:2]
+    for now in (1, 20):
+        assert claims(one) == ("12", True)
+        assert shown(one) == ("held", False, held("no instance claims 10.64.0.2:80, auto/tcp", one))
+        assert (one.absent_since, one.deadline) == (HOUR + timedelta(seconds=1), 31)
+        one = heard(one, Answer(SERVERS[:2], claim("1", "a", "b")), now)
+    one = heard(one, Answer(SERVERS[:2], claim("1", "a", "b"), asked=30.9), 32)
+    assert claims(one) == ("12", True)
+    assert claims(one.confirmed()) == ("1", False)
+    one = heard(one, Answer(SERVERS[:2], claim("1", "a", "b"), asked=31), 33)
+    assert (claims(one), shown(one), one.deadline) == (("1", False), ("fresh", False, None), None)
+
+
+def test_claim_that_is_back_is_not_held() -> None:
+    """Its next absence has a time of its own."""
+    one = heard(from_catalog(), Answer(SERVERS, claim("12", "a", "b")), 0)
+    one = heard(one, Answer(SERVERS, claim("1", "a")), 1)
+    one = heard(one, Answer(SERVERS, claim("12", "a", "b")), 2)
+    assert (claims(one), shown(one)) == (("12", False), ("fresh", False, None))
+    one = heard(one, Answer(SERVERS, claim("1", "a")), 20)
+    one = heard(one, Answer(SERVERS, claim("1", "a")), 40)
+    assert (claims(one), one.deadline) == (("12", False), 50)
+
+
+def test_what_all_instances_register_counts_at_once() -> None:
+    """They are there and claim something else, which is no gap; new instances do not matter."""
+    one = heard(from_catalog(), Answer(SERVERS, claim("12", "a", "b", automatic=True)), 0)
+    one = heard(one, Answer(SERVERS, claim("3", "a", "b", "c")), 1)
+    assert (claims(one), shown(one)) == (("3", False), ("fresh", False, None))
+
+
+def test_claims_of_a_start_are_held() -> None:
+    """Nothing tells which instances had named them, except automatic VIPs, which the kernel shows as any other."""
+    address = parse_vip("10.64.0.9")
+    restored = from_catalog()._replace(opt_in=OptIn((address, *claim("1").vips))).seeded(pools(SERVERS), None, {})
+    assert claims(heard(restored, Answer(SERVERS, claim("2", "a")), 0)) == ("129", False)
+    assert claims(heard(restored, Answer(SERVERS, claim("", "a", automatic=True)), 0)) == ("1", True)
+
+
+def test_claims_that_are_held_are_bounded() -> None:
+    """Instances that come and go with ever other VIPs leave no more than a service may have; earlier ones stay."""
+    one = from_catalog()
+    for number in range(1, 10):
+        named = tuple(parse_vip(f"10.64.{number}.{host}:80") for host in range(1, 6))
+        one = heard(one, Answer(SERVERS, OptIn(named, instances=frozenset({f"{number}"}))), number)
+        assert one.opt_in is not None
+        assert set(named) <= set(one.opt_in.vips)
+        assert len(one.opt_in.vips) == min(5 * number, MAX_VIPS)
+        assert one.opt_in.claimed >= one.unclaimed.keys()
+
+
+@pytest.mark.parametrize("servers", [(), (RealServer(0, parse_address("127.0.0.1"), 80, 1),)])
+def test_service_that_leaves_without_usable_servers_keeps_its_claims(servers: tuple[RealServer, ...]) -> None:
+    """An empty pool, or one of rejected servers, does not shorten the hold. A configured service starts empty then."""
+    one = heard(from_catalog(), Answer(servers, VIP), 0)
+    one = heard(one, Answer(()), 1)
+    assert (shown(one), one.opt_in) == (("held", False, held("no instance opts in", one)), VIP)
+    assert one.deadline == 31
+    assert one.reconfigured(SERVICE) == ServiceState(SERVICE)
+    one = heard(one, Answer((), asked=30.9), 40)
+    assert one.opt_in == VIP
+    assert one.confirmed().opt_in is None
+    one = heard(one, Answer((), asked=40), 41)
+    assert (one.opt_in, one.leaving, one.state) == (None, True, "fresh")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 20),
+            st.floats(0, 20),
+            st.dictionaries(st.sampled_from("abc"), st.text("123", max_size=2), max_size=3),
+        ),
+        max_size=12,
+    )
+)
+def test_no_claim_goes_unless_it_is_stated_or_confirmed(steps: list[tuple[float, float, dict[str, str]]]) -> None:
+    """For any answers: it goes by one that has all earlier instances, or that was asked for after the hold."""
+    one, now, since, before = from_catalog(), 0.0, dict[str, float](), set[str]()
+    for pause, age, named in steps:
+        now += pause
+        vips = {vip for own in named.values() for vip in own}
+        counted = set((claims(one) or ("", False))[0])
+        opt_in = claim("".join(sorted(vips)), *named) if vips else None
+        one = heard(one, Answer(SERVERS, opt_in, asked=now - age), now)
+        now_counted = set((claims(one) or ("", False))[0])
+        assert vips <= now_counted
+        since = {vip: since.get(vip, now) for vip in counted - vips}
+        is_stated = bool(vips) and before <= named.keys()
+        for vip in counted - vips:
+            assert (vip in now_counted) or is_stated or now - age >= since[vip] + 30
+            assert vip not in now_counted or now - age < since[vip] + 30
+        before = set(named) if vips else before
 
 
 def test_service_that_opts_in_again_in_time_never_left() -> None:
@@ -237,7 +357,7 @@ def test_service_that_opts_in_again_in_time_never_left() -> None:
     one = heard(one, Answer(()), 1)
     one = heard(one, Answer(SERVERS, VIP), 2)
     one = heard(one, Answer(SERVERS, VIP), 100)
-    assert (one.claims, tuple(one.guarded.good), one.leaving) == (VIP, SERVERS, False)
+    assert (one.opt_in, tuple(one.guarded.good), one.leaving) == (VIP, SERVERS, False)
 
 
 def test_service_that_leaves_keeps_its_vips_while_its_source_fails() -> None:
@@ -247,9 +367,9 @@ def test_service_that_leaves_keeps_its_vips_while_its_source_fails() -> None:
     one = heard(one, Answer(()), 1)
     one = heard(one, Failure("refused"), 2)
     one = heard(one, Failure("refused"), 1000)
-    assert (one.claims, tuple(one.guarded.good)) == (VIP, SERVERS)
+    assert (one.opt_in, tuple(one.guarded.good)) == (VIP, SERVERS)
     one = heard(one, Answer(()), 1001)
-    assert (one.claims, tuple(one.guarded.good), one.leaving) == (None, (), True)
+    assert (one.opt_in, tuple(one.guarded.good), one.leaving) == (None, (), True)
 
 
 def test_words_of_a_service_that_leaves_do_not_count() -> None:
@@ -267,7 +387,7 @@ def test_service_that_is_configured_now_keeps_its_servers() -> None:
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
     now = one.reconfigured(wanted)
-    assert (now.service, tuple(now.guarded.good), now.claims, now.known, now.answered) == (
+    assert (now.service, tuple(now.guarded.good), now.opt_in, now.known, now.answered) == (
         wanted,
         SERVERS,
         None,

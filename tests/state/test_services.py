@@ -214,9 +214,10 @@ def test_what_a_catalog_lists_is_followed() -> None:
 def test_service_that_opts_in_anew_is_news() -> None:
     """Another opt-in of the same servers has to be published; the same opt-in has not."""
     found = of_catalog("a")
-    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)
-    assert news(found.hear("consul:a", Answer(SERVERS[::-1], OPT_IN), 2, AT)) == NOTHING
-    assert news(found.hear("consul:a", Answer(SERVERS, OptIn((parse_vip("10.64.0.8:80"),))), 3, AT)) == CONTENT
+    first, other = (OptIn((parse_vip(vip),), instances=frozenset({"n/1"})) for vip in ("10.64.0.7:80", "10.64.0.8:80"))
+    found.hear("consul:a", Answer(SERVERS, first), 1, AT)
+    assert news(found.hear("consul:a", Answer(SERVERS[::-1], first), 2, AT)) == NOTHING
+    assert news(found.hear("consul:a", Answer(SERVERS, other), 3, AT)) == CONTENT
 
 
 def test_service_that_has_left_is_forgotten() -> None:
@@ -256,6 +257,20 @@ def test_who_has_answered_or_left_claims_nothing_more() -> None:
     found.hear("consul:a", Answer(SERVERS, OPT_IN), 63, AT)
     found.apply(found.known, ())
     assert found.heard == {CATALOG, "consul:a"}
+
+
+def test_service_without_usable_servers_is_forgotten_after_the_hold() -> None:
+    """It keeps its claims as any other that leaves, and its source is queried when the time is over."""
+    found = of_catalog("a")
+    found.hear("consul:a", Answer((), OPT_IN), 1, AT)
+    found.hear(CATALOG, Listing(frozenset()), 2, AT)
+    found.hear("consul:a", Answer(()), 2, AT)
+    assert not found.leave()
+    assert [claim.opt_in for claim in found.claims] == [OPT_IN]
+    assert list(found.deadlines) == [32]
+    assert found.due(32) == ["consul:a"]
+    assert news(found.hear("consul:a", Answer((), asked=32), 33, AT)) == BOTH
+    assert (found.claims, found.leave()) == ([], True)
 
 
 def test_catalog_is_served_but_for_what_nobody_could_serve() -> None:
@@ -315,7 +330,7 @@ def test_the_disk_knows_who_had_a_vip_until_the_first_publication() -> None:
     published = {"consul:a": (), "consul:c": (other,), "consul:d": (parse_vip("10.64.0.9"),)}
     running.apply(running.known, (), published)
     stored = decode(encode(running.last_good)).sets
-    found = ServiceTable([Service("catalog", CATALOG, ())])
+    found = ServiceTable([Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=0))])
     found.recall([CATALOG], Installed(), stored)
     names = {claim.service.name: (claim.opt_in.vips, claim.held) for claim in found.claims}
     assert names == {"a": ((), ()), "b": ((vip,), (vip,)), "c": ((other,), (other,)), "d": ((), ())}
@@ -359,7 +374,7 @@ def test_what_is_told_is_what_is_known() -> None:
     def assert_up_to_date() -> None:
         assert found.documents == [one.document for one in found]
         assert found.known == {
-            one.service.source: LastGood(one.guarded.good, None, one.claims) for one in found if one.known
+            one.service.source: LastGood(one.guarded.good, None, one.opt_in) for one in found if one.known
         }
         assert set(found.deadlines) == {one.deadline for one in found if one.deadline is not None}
 

@@ -16,6 +16,7 @@ import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple, TypeGuard
 
 from clb_discovery.errors import SourceError
@@ -226,10 +227,16 @@ def _read_opt_in(entries: list[object]) -> OptIn | None:
 
     Proxies of Consul Connect do not count: they inherit meta and tags from their service.
     """
-    services = (entry.get("Service") for entry in entries if _is_object(entry))
-    return opt_in(
-        claims(own.get("Meta"), own.get("Tags")) for own in services if _is_object(own) and not own.get("Kind")
-    )
+    found = [
+        (entry.get("Node"), own)
+        for entry in entries
+        if _is_object(entry) and _is_object(own := entry.get("Service")) and not own.get("Kind")
+    ]
+    claimed = opt_in(claims(own.get("Meta"), own.get("Tags")) for _, own in found)
+    if claimed is None:
+        return None
+    identities = (Instance(_name(node, "Node"), _name(own, "ID"), "", 0, 0).identity for node, own in found)
+    return replace(claimed, instances=frozenset(identities) - {""})
 
 
 def _refused(entry: object, error: _UnusableError) -> Refusal:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, TypeVar
 
-from clb_discovery.model.answer import OptIn, Refusal
+from clb_discovery.model.answer import MAX_VIPS, OptIn, Refusal
 from clb_discovery.model.servers import HealthClaim, Protocol, Vip
 from clb_discovery.model.text_forms import HEALTH, parse_algorithm, parse_vip
 
@@ -36,8 +36,6 @@ AUTOMATIC: Final = "auto"
 
 MAX_TEXT: Final = 512
 """Longest meta or tag that is parsed, in characters; Consul's own agents accept no longer meta."""
-MAX_VIPS: Final = 16
-"""Maximum number of VIPs of one service."""
 MAX_READ: Final = 1024
 """Maximum number of VIPs of one service that are parsed, most frequent first: instances may register any number."""
 MAX_REFUSED: Final = 8

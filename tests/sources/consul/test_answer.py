@@ -458,6 +458,17 @@ def test_opt_in_is_read_from_meta_and_tags() -> None:
         (parse_vip("10.64.0.1:80"),), (Protocol.TCP,)
     )
     assert parse_entries([PROXY, entry()]).opt_in is None
+    nodes = {"Node": {"Node": "n"}}
+    found = parse_entries(
+        [
+            INSTANCE,
+            {**nodes, "Service": {**INSTANCE["Service"], "ID": "1"}},
+            {**nodes, "Service": {"ID": "2"}},
+            {**nodes, "Service": {**PROXY["Service"], "ID": "3"}},
+        ]
+    )
+    assert found.opt_in is not None
+    assert found.opt_in.instances == {"n/1", "n/2"}
     assert parse_entries([]).opt_in is None
 
 

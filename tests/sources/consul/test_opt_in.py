@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.model.answer import OptIn, Refusal
+from clb_discovery.model.answer import MAX_VIPS, OptIn, Refusal
 from clb_discovery.model.servers import Algorithm, HealthClaim, Protocol
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.sources.consul.opt_in import (
     MAX_READ,
     MAX_REFUSED,
     MAX_TEXT,
-    MAX_VIPS,
     META_HEALTH,
     Claims,
     claims,
