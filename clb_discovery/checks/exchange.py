@@ -20,6 +20,9 @@ from clb_discovery.checks.response import MOST_BYTES, request_bytes, status_of
 from clb_discovery.model.check import Check, Target
 from clb_discovery.text import printable
 
+_MOST_TLS_BYTES: Final = 8 * MOST_BYTES
+"""Most bytes that are received under TLS: OpenSSL takes a chain of certificates of 100 KiB, but skips messages without
+limit."""
 _OWN_TLS: Final = frozenset({"MALLOC_FAILURE", "INTERNAL_ERROR"})
 _PASSED: Final = Result(passed=True)
 _LONGEST_REASON: Final = 200
@@ -103,7 +106,9 @@ class _Stream:
 
     async def receive(self, most: int) -> bytes:
         """Return at least one byte, or none at the end."""
-        return await self._loop.sock_recv(self._connection, most)
+        received = await self._loop.sock_recv(self._connection, most)
+        await asyncio.sleep(0)  # sock_recv returns at once while there is data, and nothing else would run
+        return received
 
 
 class _TlsStream(_Stream):
@@ -112,6 +117,7 @@ class _TlsStream(_Stream):
     def __init__(self, connection: socket.socket, context: ssl.SSLContext, host: str) -> None:
         super().__init__(connection)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._left = _MOST_TLS_BYTES
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
 
     async def send(self, data: bytes) -> None:
@@ -130,7 +136,10 @@ class _TlsStream(_Stream):
                 found = operation()
             except ssl.SSLWantReadError:
                 await self._flush()
-                received = await super().receive(MOST_BYTES)
+                if not self._left:
+                    raise ValueError(f"the server sends more than {_MOST_TLS_BYTES} bytes under TLS") from None
+                received = await super().receive(min(MOST_BYTES, self._left))
+                self._left -= len(received)
                 if received:
                     self._incoming.write(received)
                 else:

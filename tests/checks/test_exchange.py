@@ -337,6 +337,79 @@ def test_a_handshake_that_hangs_fails_in_time() -> None:
     assert took < TIMEOUT + 0.5
 
 
+def flood(record: bytes) -> Handler:
+    """Return a handler that reads nothing and sends a TLS record as fast as it is taken."""
+
+    async def handler(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(record * 100)
+            await writer.drain()
+
+    return handler
+
+
+HELLO_REQUESTS = b"\x16\x03\x03\x10\x00" + bytes(4096)  # a client skips this message (RFC 5246 section 7.4.1.1)
+
+
+@pytest.mark.usefixtures("authority")
+def test_a_handshake_without_end_fails() -> None:
+    """OpenSSL skips its messages without limit, so the bytes are bounded, not only those of the answer."""
+
+    async def run() -> Result:
+        async with serving(flood(HELLO_REQUESTS)) as port:
+            return await look(port, "https://web.example/")
+
+    assert asyncio.run(run()) == failed("the server sends more than 131072 bytes under TLS")
+
+
+def test_a_long_chain_of_certificates_passes(authority: Authority, tmp_path: Path) -> None:
+    """OpenSSL allows 100 KiB of it."""
+    context = authority.issue("DNS:web.example")
+    chain = tmp_path / "chain.pem"
+    own, issuer = (tmp_path / "DNS-web.example.pem").read_text(), authority.certificate.read_text()
+    chain.write_text(own + issuer * (90_000 // len(ssl.PEM_cert_to_DER_cert(issuer))))
+    context.load_cert_chain(chain, tmp_path / "DNS-web.example.key")
+
+    async def run() -> Result:
+        async with serving(answering(HEAD % 200), context=context) as port:
+            return await look(port, "https://web.example/")
+
+    assert asyncio.run(run()) == PASSED
+
+
+@pytest.mark.parametrize(
+    ("check", "answer"),
+    [("http://web.example/", b"HTTP/1.1 200 OK\r\n" * 2), ("https://web.example/", HELLO_REQUESTS)],
+    ids=["http", "https"],
+)
+def test_the_loop_runs_between_two_pieces_of_an_answer(
+    monkeypatch: pytest.MonkeyPatch, check: str, answer: bytes
+) -> None:
+    """However fast they come; otherwise no time limit would apply, and nothing else would run."""
+
+    async def run() -> tuple[int, int]:
+        loop, pieces, turns = asyncio.get_running_loop(), 0, 0
+
+        async def there(_connection: socket.socket, _most: int) -> bytes:
+            nonlocal pieces
+            pieces += 1
+            return answer[pieces - 1 : pieces]
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            loop.call_soon(turn)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            monkeypatch.setattr(loop, "sock_recv", there)
+            turn()
+            await look(listener.getsockname()[1], check)
+            return pieces, turns
+
+    pieces, turns = asyncio.run(run())
+    assert turns > pieces > 30
+
+
 def test_authorities_that_cannot_be_read_are_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault is on this host."""
 
