@@ -14,10 +14,11 @@ import ssl
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from clb_discovery.checks.authorities import Contexts
 from clb_discovery.checks.connect import connect, endpoint, is_own_fault, open_socket, tcp_connect
 from clb_discovery.checks.health import Result
 from clb_discovery.checks.response import MOST_BYTES, request_bytes, status_of
-from clb_discovery.model.check import Check, Target
+from clb_discovery.model.check import Target
 from clb_discovery.text import printable
 
 _MOST_TLS_BYTES: Final = 8 * MOST_BYTES
@@ -39,12 +40,14 @@ class Exchange:
         :param version: of this program, for the User-Agent header.
         """
         self._version = version
-        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._contexts = Contexts()
 
     async def check(self, target: Target) -> Result:
         """Check a real server once."""
+        context = None
         try:
-            context = self._context(target.check) if target.check.request.scheme == "https" else None
+            if target.check.request.scheme == "https":
+                context = await self._contexts.get(verify=target.check.verify)
         except OSError as error:  # such as certificate authorities that cannot be read
             return Result(None, f"TLS on this host: {error}")
         stage, timeout = ["connect"], target.check.timeout
@@ -57,8 +60,14 @@ class Exchange:
         except TimeoutError:
             return Result(passed=False, reason=f"no {stage[0]} within {timeout:g} s")
         except (OSError, ValueError, MemoryError) as error:
+            if context and isinstance(error, ssl.SSLCertVerificationError):
+                self._contexts.failed(context)
             return _failed(error)
         return _PASSED if 200 <= status < 400 else Result(passed=False, reason=f"HTTP {status}")
+
+    def reload(self) -> None:
+        """Read the certificate authorities of this host again with the next check."""
+        self._contexts.forget()
 
     async def _status(self, target: Target, context: ssl.SSLContext | None, stage: list[str]) -> int:
         """Return the status of the answer.
@@ -80,17 +89,6 @@ class Exchange:
                     raise ValueError("the server closed the connection before its answer was complete")
                 received += more
             return status
-
-    def _context(self, check: Check) -> ssl.SSLContext:
-        """Return the settings of TLS, which take some milliseconds to make."""
-        if check.verify not in self._contexts:
-            context = ssl.create_default_context()
-            context.set_alpn_protocols(["http/1.1"])
-            if not check.verify:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            self._contexts[check.verify] = context
-        return self._contexts[check.verify]
 
 
 class _Stream:

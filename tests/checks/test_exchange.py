@@ -8,13 +8,17 @@ import os
 import resource
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from clb_discovery.checks import authorities
 from clb_discovery.checks.exchange import Exchange
 from clb_discovery.checks.health import Result
 from clb_discovery.config.checks import parse_check
@@ -410,16 +414,130 @@ def test_the_loop_runs_between_two_pieces_of_an_answer(
     assert turns > pieces > 30
 
 
-def test_authorities_that_cannot_be_read_are_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_that_cannot_be_set_up_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault is on this host."""
 
     def broken() -> ssl.SSLContext:
-        raise FileNotFoundError(errno.ENOENT, "No such file")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(ssl, "create_default_context", broken)
     found = asyncio.run(look(free_port(), "https://web.example/"))
     assert found.passed is None
     assert found.reason.startswith("TLS on this host")
+
+
+NO_AUTHORITY = Result(None, "TLS on this host: no certificate authority can be read")
+
+
+@dataclass
+class Clock:
+    """A clock that is set by hand."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the clock by which authorities grow old."""
+    made = Clock()
+    monkeypatch.setattr(authorities, "monotonic", made)
+    return made
+
+
+@asynccontextmanager
+async def https(
+    authority: Authority, exchange: Exchange | None = None
+) -> AsyncIterator[Callable[[], Awaitable[Result]]]:
+    """Serve https, and return a function that checks it."""
+    context, exchange = authority.issue("DNS:web.example"), exchange or Exchange("1")
+    async with serving(answering(HEAD % 200), context=context) as port:
+        found = Check(parse_check("https://web.example/") or Request(), 2.0, TIMEOUT)
+        yield partial(exchange.check, Target(parse_address("127.0.0.1"), port, found))
+
+
+def test_replaced_authorities_are_read_again(tmp_path: Path, authority: Authority, clock: Clock) -> None:
+    """When a verification fails, at most once a minute."""
+    wanted = Authority(tmp_path, "new")
+
+    async def run() -> None:
+        async with https(wanted) as check:
+            assert (await check()).passed is False
+            authority.certificate.write_text(wanted.certificate.read_text())
+            clock.now += 59
+            assert (await check()).passed is False
+            clock.now += 1
+            assert await check() == PASSED
+
+    asyncio.run(run())
+
+
+def test_authorities_that_verify_are_not_read_again(authority: Authority, clock: Clock) -> None:
+    """It takes milliseconds of a processor."""
+
+    async def run() -> None:
+        async with https(authority) as check:
+            assert await check() == PASSED
+            authority.certificate.unlink()
+            clock.now += 3600
+            assert await check() == PASSED
+
+    asyncio.run(run())
+
+
+def test_authorities_that_cannot_be_read_are_no_verdict(
+    tmp_path: Path, authority: Authority, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault is on this host; it is over a minute after they are there."""
+    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}:/nonexistent")
+
+    async def run() -> None:
+        async with https(authority) as check:
+            away = authority.certificate.rename(tmp_path / "away")
+            assert await check() == NO_AUTHORITY
+            away.rename(authority.certificate)
+            assert await check() == NO_AUTHORITY
+            clock.now += 60
+            assert await check() == PASSED
+
+    asyncio.run(run())
+
+
+def test_authorities_may_be_in_a_folder(tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each under the hash of its name; there is no bundle then."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.setenv("SSL_CERT_DIR", f"/nonexistent:{folder}")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    hashed = ("openssl", "x509", "-noout", "-hash", "-in", str(authority.certificate))
+    name = subprocess.run(hashed, check=True, capture_output=True, text=True).stdout.strip()
+    (folder / f"{name}.0").symlink_to(authority.certificate)
+
+    async def run() -> Result:
+        async with https(authority) as check:
+            return await check()
+
+    assert asyncio.run(run()) == PASSED
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_reload_reads_the_authorities_again(tmp_path: Path, authority: Authority) -> None:
+    """Also those that were removed, which no failed verification shows."""
+    exchange = Exchange("1")
+
+    async def run() -> tuple[Result, Result]:
+        async with https(authority, exchange) as check:
+            before = await check()
+            authority.certificate.write_text(Authority(tmp_path, "other").certificate.read_text())
+            exchange.reload()
+            return before, await check()
+
+    before, after = asyncio.run(run())
+    assert before == PASSED
+    assert after.passed is False
 
 
 @contextmanager
