@@ -11,7 +11,8 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from clb_discovery.checks.authorities import Contexts
@@ -24,6 +25,8 @@ from clb_discovery.text import printable
 _MOST_TLS_BYTES: Final = 8 * MOST_BYTES
 """Most bytes that are received under TLS: OpenSSL takes a chain of certificates of 100 KiB, but skips messages without
 limit."""
+_STEPS: Final = 20
+"""Parts of a time limit: about twice the turns of the event loop that a check by https takes."""
 _OWN_TLS: Final = frozenset({"MALLOC_FAILURE", "INTERNAL_ERROR"})
 _PASSED: Final = Result(passed=True)
 _LONGEST_REASON: Final = 200
@@ -52,7 +55,7 @@ class Exchange:
             return Result(None, f"TLS on this host: {error}")
         stage, timeout = ["connect"], target.check.timeout
         try:
-            async with asyncio.timeout(timeout):
+            async with _time_limit(timeout):
                 if target.check.request.scheme == "tcp":
                     await tcp_connect(target.address, target.port)
                     return _PASSED
@@ -89,6 +92,33 @@ class Exchange:
                     raise ValueError("the server closed the connection before its answer was complete")
                 received += more
             return status
+
+
+@asynccontextmanager
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """Limit the time of a block, as `asyncio.timeout`, to time in which the event loop of this host was alive.
+
+    The time is counted in steps. One that ends late, because the loop was held up, counts no more than the others, so
+    that the loop has had turns enough to notice an answer that is there.
+
+    :raises TimeoutError: if the block is not over then.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+    async with asyncio.timeout(None) as limit:
+
+        def wait(steps: int) -> None:
+            nonlocal timer
+            if steps:
+                timer = loop.call_later(seconds / _STEPS, wait, steps - 1)
+            else:
+                limit.reschedule(loop.time())
+
+        timer = loop.call_later(seconds / _STEPS, wait, _STEPS - 1)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class _Stream:

@@ -11,10 +11,11 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -73,10 +74,12 @@ async def hang(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> 
     await asyncio.Event().wait()
 
 
-async def look(port: int, check: str, *, address: str = "127.0.0.1", verify: bool = True) -> Result:
+async def look(
+    port: int, check: str, *, address: str = "127.0.0.1", verify: bool = True, limit: float = TIMEOUT
+) -> Result:
     """Make one check."""
     request = parse_check(check) or Request()
-    found = Check(request, 2.0, TIMEOUT, verify=verify)
+    found = Check(request, 2.0, limit, verify=verify)
     return await Exchange("1.2").check(Target(parse_address(address), request.port or port, found))
 
 
@@ -538,6 +541,59 @@ def test_a_reload_reads_the_authorities_again(tmp_path: Path, authority: Authori
     before, after = asyncio.run(run())
     assert before == PASSED
     assert after.passed is False
+
+
+@contextmanager
+def other_process(answer: bytes, context: ssl.SSLContext | None) -> Iterator[int]:
+    """Serve one connection without our event loop; return the port. Without an answer it hangs."""
+
+    def serve() -> None:
+        with (
+            suppress(OSError),
+            listener.accept()[0] as accepted,
+            context.wrap_socket(accepted, server_side=True) if context else accepted as connection,
+        ):
+            while connection.recv(4096):
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        thread = Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # a check by connect leaves it waiting
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "expected"),
+    [
+        ("tcp", HEAD % 200, PASSED),
+        ("http://web.example/", HEAD % 200, PASSED),
+        ("https://web.example/", HEAD % 200, PASSED),
+        ("http://web.example/", b"", failed("no answer within 0.05 s")),
+    ],
+    ids=["tcp", "http", "https", "hangs"],
+)
+def test_a_busy_host_is_no_fault_of_the_server(
+    authority: Authority, check: str, answer: bytes, expected: Result
+) -> None:
+    """Each turn of the event loop takes longer than the check may, so it comes late to each answer."""
+    context = authority.issue("DNS:web.example") if check.startswith("https:") else None
+
+    async def run(port: int) -> Result:
+        loop = asyncio.get_running_loop()
+
+        def turn() -> None:
+            time.sleep(0.06)
+            loop.call_soon(turn)
+
+        turn()
+        return await look(port, check, limit=0.05)
+
+    with other_process(answer, context) as port:
+        assert asyncio.run(run(port)) == expected
 
 
 @contextmanager
