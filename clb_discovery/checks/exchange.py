@@ -11,15 +11,22 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
+from clb_discovery.checks.authorities import Contexts
 from clb_discovery.checks.connect import connect, endpoint, is_own_fault, open_socket, tcp_connect
 from clb_discovery.checks.health import Result
 from clb_discovery.checks.response import MOST_BYTES, request_bytes, status_of
-from clb_discovery.model.check import Check, Target
+from clb_discovery.model.check import Target
 from clb_discovery.text import printable
 
+_MOST_TLS_BYTES: Final = 8 * MOST_BYTES
+"""Most bytes that are received under TLS: OpenSSL takes a chain of certificates of 100 KiB, but skips messages without
+limit."""
+_STEPS: Final = 20
+"""Parts of a time limit: about twice the turns of the event loop that a check by https takes."""
 _OWN_TLS: Final = frozenset({"MALLOC_FAILURE", "INTERNAL_ERROR"})
 _PASSED: Final = Result(passed=True)
 _LONGEST_REASON: Final = 200
@@ -36,17 +43,19 @@ class Exchange:
         :param version: of this program, for the User-Agent header.
         """
         self._version = version
-        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._contexts = Contexts()
 
     async def check(self, target: Target) -> Result:
         """Check a real server once."""
+        context = None
         try:
-            context = self._context(target.check) if target.check.request.scheme == "https" else None
+            if target.check.request.scheme == "https":
+                context = await self._contexts.get(verify=target.check.verify)
         except OSError as error:  # such as certificate authorities that cannot be read
             return Result(None, f"TLS on this host: {error}")
         stage, timeout = ["connect"], target.check.timeout
         try:
-            async with asyncio.timeout(timeout):
+            async with _time_limit(timeout):
                 if target.check.request.scheme == "tcp":
                     await tcp_connect(target.address, target.port)
                     return _PASSED
@@ -54,8 +63,14 @@ class Exchange:
         except TimeoutError:
             return Result(passed=False, reason=f"no {stage[0]} within {timeout:g} s")
         except (OSError, ValueError, MemoryError) as error:
+            if context and isinstance(error, ssl.SSLCertVerificationError):
+                self._contexts.failed(context)
             return _failed(error)
         return _PASSED if 200 <= status < 400 else Result(passed=False, reason=f"HTTP {status}")
+
+    def reload(self) -> None:
+        """Read the certificate authorities of this host again with the next check."""
+        self._contexts.forget()
 
     async def _status(self, target: Target, context: ssl.SSLContext | None, stage: list[str]) -> int:
         """Return the status of the answer.
@@ -78,16 +93,32 @@ class Exchange:
                 received += more
             return status
 
-    def _context(self, check: Check) -> ssl.SSLContext:
-        """Return the settings of TLS, which take some milliseconds to make."""
-        if check.verify not in self._contexts:
-            context = ssl.create_default_context()
-            context.set_alpn_protocols(["http/1.1"])
-            if not check.verify:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            self._contexts[check.verify] = context
-        return self._contexts[check.verify]
+
+@asynccontextmanager
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """Limit the time of a block, as `asyncio.timeout`, to time in which the event loop of this host was alive.
+
+    The time is counted in steps. One that ends late, because the loop was held up, counts no more than the others, so
+    that the loop has had turns enough to notice an answer that is there.
+
+    :raises TimeoutError: if the block is not over then.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+    async with asyncio.timeout(None) as limit:
+
+        def wait(steps: int) -> None:
+            nonlocal timer
+            if steps:
+                timer = loop.call_later(seconds / _STEPS, wait, steps - 1)
+            else:
+                limit.reschedule(loop.time())
+
+        timer = loop.call_later(seconds / _STEPS, wait, _STEPS - 1)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class _Stream:
@@ -103,7 +134,9 @@ class _Stream:
 
     async def receive(self, most: int) -> bytes:
         """Return at least one byte, or none at the end."""
-        return await self._loop.sock_recv(self._connection, most)
+        received = await self._loop.sock_recv(self._connection, most)
+        await asyncio.sleep(0)  # sock_recv returns at once while there is data, and nothing else would run
+        return received
 
 
 class _TlsStream(_Stream):
@@ -112,6 +145,7 @@ class _TlsStream(_Stream):
     def __init__(self, connection: socket.socket, context: ssl.SSLContext, host: str) -> None:
         super().__init__(connection)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._left = _MOST_TLS_BYTES
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
 
     async def send(self, data: bytes) -> None:
@@ -130,7 +164,10 @@ class _TlsStream(_Stream):
                 found = operation()
             except ssl.SSLWantReadError:
                 await self._flush()
-                received = await super().receive(MOST_BYTES)
+                if not self._left:
+                    raise ValueError(f"the server sends more than {_MOST_TLS_BYTES} bytes under TLS") from None
+                received = await super().receive(min(MOST_BYTES, self._left))
+                self._left -= len(received)
                 if received:
                     self._incoming.write(received)
                 else:

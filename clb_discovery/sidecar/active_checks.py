@@ -104,6 +104,10 @@ class ActiveChecks:
         self._unchecked = {target: why for target, why in self._unchecked.items() if target in targets}
         self._work.set()
 
+    def reload(self) -> None:
+        """Read the certificate authorities of this host again with the next check."""
+        self._exchange.reload()
+
     def hurry(self, member: bytes, *, needed: bool) -> None:
         """Check a packed member now, if it has a check, because a connect to it has failed; and those that are down.
 

@@ -375,6 +375,7 @@ class Daemon:
             self._watches = watches
             await self._adopt(wanted, publisher.installed)
             self._zone.follow(self._settings.options)
+            self._checks.reload()
             watches.start(self._heard)
         self._service_manager.reloaded()
 

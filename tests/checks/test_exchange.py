@@ -8,13 +8,18 @@ import os
 import resource
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from clb_discovery.checks import authorities
 from clb_discovery.checks.exchange import Exchange
 from clb_discovery.checks.health import Result
 from clb_discovery.config.checks import parse_check
@@ -69,10 +74,12 @@ async def hang(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> 
     await asyncio.Event().wait()
 
 
-async def look(port: int, check: str, *, address: str = "127.0.0.1", verify: bool = True) -> Result:
+async def look(
+    port: int, check: str, *, address: str = "127.0.0.1", verify: bool = True, limit: float = TIMEOUT
+) -> Result:
     """Make one check."""
     request = parse_check(check) or Request()
-    found = Check(request, 2.0, TIMEOUT, verify=verify)
+    found = Check(request, 2.0, limit, verify=verify)
     return await Exchange("1.2").check(Target(parse_address(address), request.port or port, found))
 
 
@@ -337,16 +344,256 @@ def test_a_handshake_that_hangs_fails_in_time() -> None:
     assert took < TIMEOUT + 0.5
 
 
-def test_authorities_that_cannot_be_read_are_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def flood(record: bytes) -> Handler:
+    """Return a handler that reads nothing and sends a TLS record as fast as it is taken."""
+
+    async def handler(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(record * 100)
+            await writer.drain()
+
+    return handler
+
+
+HELLO_REQUESTS = b"\x16\x03\x03\x10\x00" + bytes(4096)  # a client skips this message (RFC 5246 section 7.4.1.1)
+
+
+@pytest.mark.usefixtures("authority")
+def test_a_handshake_without_end_fails() -> None:
+    """OpenSSL skips its messages without limit, so the bytes are bounded, not only those of the answer."""
+
+    async def run() -> Result:
+        async with serving(flood(HELLO_REQUESTS)) as port:
+            return await look(port, "https://web.example/")
+
+    assert asyncio.run(run()) == failed("the server sends more than 131072 bytes under TLS")
+
+
+def test_a_long_chain_of_certificates_passes(authority: Authority, tmp_path: Path) -> None:
+    """OpenSSL allows 100 KiB of it."""
+    context = authority.issue("DNS:web.example")
+    chain = tmp_path / "chain.pem"
+    own, issuer = (tmp_path / "DNS-web.example.pem").read_text(), authority.certificate.read_text()
+    chain.write_text(own + issuer * (90_000 // len(ssl.PEM_cert_to_DER_cert(issuer))))
+    context.load_cert_chain(chain, tmp_path / "DNS-web.example.key")
+
+    async def run() -> Result:
+        async with serving(answering(HEAD % 200), context=context) as port:
+            return await look(port, "https://web.example/")
+
+    assert asyncio.run(run()) == PASSED
+
+
+@pytest.mark.parametrize(
+    ("check", "answer"),
+    [("http://web.example/", b"HTTP/1.1 200 OK\r\n" * 2), ("https://web.example/", HELLO_REQUESTS)],
+    ids=["http", "https"],
+)
+def test_the_loop_runs_between_two_pieces_of_an_answer(
+    monkeypatch: pytest.MonkeyPatch, check: str, answer: bytes
+) -> None:
+    """However fast they come; otherwise no time limit would apply, and nothing else would run."""
+
+    async def run() -> tuple[int, int]:
+        loop, pieces, turns = asyncio.get_running_loop(), 0, 0
+
+        async def there(_connection: socket.socket, _most: int) -> bytes:
+            nonlocal pieces
+            pieces += 1
+            return answer[pieces - 1 : pieces]
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            loop.call_soon(turn)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            monkeypatch.setattr(loop, "sock_recv", there)
+            turn()
+            await look(listener.getsockname()[1], check)
+            return pieces, turns
+
+    pieces, turns = asyncio.run(run())
+    assert turns > pieces > 30
+
+
+def test_tls_that_cannot_be_set_up_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault is on this host."""
 
     def broken() -> ssl.SSLContext:
-        raise FileNotFoundError(errno.ENOENT, "No such file")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(ssl, "create_default_context", broken)
     found = asyncio.run(look(free_port(), "https://web.example/"))
     assert found.passed is None
     assert found.reason.startswith("TLS on this host")
+
+
+NO_AUTHORITY = Result(None, "TLS on this host: no certificate authority can be read")
+
+
+@dataclass
+class Clock:
+    """A clock that is set by hand."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the clock by which authorities grow old."""
+    made = Clock()
+    monkeypatch.setattr(authorities, "monotonic", made)
+    return made
+
+
+@asynccontextmanager
+async def https(
+    authority: Authority, exchange: Exchange | None = None
+) -> AsyncIterator[Callable[[], Awaitable[Result]]]:
+    """Serve https, and return a function that checks it."""
+    context, exchange = authority.issue("DNS:web.example"), exchange or Exchange("1")
+    async with serving(answering(HEAD % 200), context=context) as port:
+        found = Check(parse_check("https://web.example/") or Request(), 2.0, TIMEOUT)
+        yield partial(exchange.check, Target(parse_address("127.0.0.1"), port, found))
+
+
+def test_replaced_authorities_are_read_again(tmp_path: Path, authority: Authority, clock: Clock) -> None:
+    """When a verification fails, at most once a minute."""
+    wanted = Authority(tmp_path, "new")
+
+    async def run() -> None:
+        async with https(wanted) as check:
+            assert (await check()).passed is False
+            authority.certificate.write_text(wanted.certificate.read_text())
+            clock.now += 59
+            assert (await check()).passed is False
+            clock.now += 1
+            assert await check() == PASSED
+
+    asyncio.run(run())
+
+
+def test_authorities_that_verify_are_not_read_again(authority: Authority, clock: Clock) -> None:
+    """It takes milliseconds of a processor."""
+
+    async def run() -> None:
+        async with https(authority) as check:
+            assert await check() == PASSED
+            authority.certificate.unlink()
+            clock.now += 3600
+            assert await check() == PASSED
+
+    asyncio.run(run())
+
+
+def test_authorities_that_cannot_be_read_are_no_verdict(
+    tmp_path: Path, authority: Authority, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault is on this host; it is over a minute after they are there."""
+    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}:/nonexistent")
+
+    async def run() -> None:
+        async with https(authority) as check:
+            away = authority.certificate.rename(tmp_path / "away")
+            assert await check() == NO_AUTHORITY
+            away.rename(authority.certificate)
+            assert await check() == NO_AUTHORITY
+            clock.now += 60
+            assert await check() == PASSED
+
+    asyncio.run(run())
+
+
+def test_authorities_may_be_in_a_folder(tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each under the hash of its name; there is no bundle then."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.setenv("SSL_CERT_DIR", f"/nonexistent:{folder}")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    hashed = ("openssl", "x509", "-noout", "-hash", "-in", str(authority.certificate))
+    name = subprocess.run(hashed, check=True, capture_output=True, text=True).stdout.strip()
+    (folder / f"{name}.0").symlink_to(authority.certificate)
+
+    async def run() -> Result:
+        async with https(authority) as check:
+            return await check()
+
+    assert asyncio.run(run()) == PASSED
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_reload_reads_the_authorities_again(tmp_path: Path, authority: Authority) -> None:
+    """Also those that were removed, which no failed verification shows."""
+    exchange = Exchange("1")
+
+    async def run() -> tuple[Result, Result]:
+        async with https(authority, exchange) as check:
+            before = await check()
+            authority.certificate.write_text(Authority(tmp_path, "other").certificate.read_text())
+            exchange.reload()
+            return before, await check()
+
+    before, after = asyncio.run(run())
+    assert before == PASSED
+    assert after.passed is False
+
+
+@contextmanager
+def other_process(answer: bytes, context: ssl.SSLContext | None) -> Iterator[int]:
+    """Serve one connection without our event loop; return the port. Without an answer it hangs."""
+
+    def serve() -> None:
+        with (
+            suppress(OSError),
+            listener.accept()[0] as accepted,
+            context.wrap_socket(accepted, server_side=True) if context else accepted as connection,
+        ):
+            while connection.recv(4096):
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        thread = Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # a check by connect leaves it waiting
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "expected"),
+    [
+        ("tcp", HEAD % 200, PASSED),
+        ("http://web.example/", HEAD % 200, PASSED),
+        ("https://web.example/", HEAD % 200, PASSED),
+        ("http://web.example/", b"", failed("no answer within 0.05 s")),
+    ],
+    ids=["tcp", "http", "https", "hangs"],
+)
+def test_a_busy_host_is_no_fault_of_the_server(
+    authority: Authority, check: str, answer: bytes, expected: Result
+) -> None:
+    """Each turn of the event loop takes longer than the check may, so it comes late to each answer."""
+    context = authority.issue("DNS:web.example") if check.startswith("https:") else None
+
+    async def run(port: int) -> Result:
+        loop = asyncio.get_running_loop()
+
+        def turn() -> None:
+            time.sleep(0.06)
+            loop.call_soon(turn)
+
+        turn()
+        return await look(port, check, limit=0.05)
+
+    with other_process(answer, context) as port:
+        assert asyncio.run(run(port)) == expected
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from tests.support.pace import patient
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, sidecar, status
 from tests.support.spares import loaded_instance
+from tests.support.tls import Authority
 from tests.support.web import get
 from tests.support.web_servers import WebServer, web_servers
 
@@ -397,6 +398,23 @@ def test_checks_begin_and_end_with_a_reload(cgroup: Path, instance: str, directo
                 return connects(instance)[servers[0].name] > before
 
             wait_until(takes, "it takes connects again")
+
+
+def test_a_reload_reads_certificate_authorities(
+    cgroup: Path, instance: str, directory: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one nothing is known of a server; with one, a server without TLS fails its checks."""
+    bundle = config.parent / "bundle.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
+    with web_servers("127.0.0.1") as servers:
+        config.write_text(service(servers, more=CHECK.replace("http:", "https:")))
+        with sidecar(instance, cgroup, directory, ["--config", str(config)]) as found:
+            found.wait_for(lambda: bool(lines(found, "servers cannot be checked")), "there is no authority")
+            assert failing(instance) == set()
+            Authority(config.parent, "bundle")
+            found.reload()
+            found.wait_for(lambda: failing(instance) == {servers[0].name}, "it is checked")
 
 
 @pytest.mark.parametrize("time_out", ["1s", "1m"], ids=["its probe has passed", "its next probe is due in a minute"])
