@@ -85,6 +85,10 @@ class Decisions:
     verdicts: dict[bytes, Verdict] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
 
+    def readmits(self, key: bytes) -> bool:
+        """Tell whether a packed member takes connects now, even if connects have ejected it."""
+        return key in self.verdicts and not self.verdicts[key].out_until
+
 
 @dataclass(slots=True)
 class _Record:
@@ -257,7 +261,11 @@ class CheckTable:
                 self._out[key] = records[key].since
                 found.changes.append(Change(key, records[key].health.reason, 0))
         for key in was_out - out:
-            found.verdicts[key] = self._written[key] = Verdict(now, 0)
+            written = self._written.pop(key, None)
+            if key not in ejected or records[key].health.up:
+                found.verdicts[key] = Verdict(now, 0)
+            elif written and written.out_until > now:  # no passed check: its lease ends, and its ejection goes on
+                found.verdicts[key] = written._replace(out_until=now)
             found.changes.append(Change(key, None, now - self._out.pop(key)))
 
 

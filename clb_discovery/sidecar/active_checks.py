@@ -173,8 +173,10 @@ class ActiveChecks:
             for key in released:
                 health.recall(key)
             for change in found.changes:
-                if change.reason is None:
+                if found.readmits(change.key):
                     health.overrule(change.key, found.verdicts[change.key].decided_at)
+                elif change.reason is None:
+                    health.recall(change.key)
                 self._tell(change)
             if found.changes:
                 self._changed()

@@ -171,6 +171,44 @@ def test_a_server_that_this_host_can_no_longer_check_comes_back_with_the_end_of_
     assert checked.round({2: FAILED}).changes == [Change(b"m2", "HTTP 503", 0)]
 
 
+def test_the_end_of_a_lease_brings_no_ejected_server_back() -> None:
+    """A fault of this host proves nothing: nothing is written, so that the ejection goes on and probes decide."""
+    checked = Checked(pool(3))
+    checked.down(2)
+    for _ in range(3):
+        checked.round({1: UNKNOWN})
+    checked.table.hear(target(2), UNKNOWN, checked.now)
+    found = checked.table.decide(checked.now, {b"m2"})
+    assert found == Decisions({}, [Change(b"m2", None, 6 * SECOND)])
+    assert not found.readmits(b"m2")
+
+
+def test_a_lack_of_others_brings_no_ejected_server_back() -> None:
+    """When the further tier fails, half of the first one stays: the lease of an ejected member ends, and no more."""
+    checked = Checked(pool(2, 1))
+    for _ in range(CHECK.fall):
+        found = checked.round({1: FAILED, 2: FAILED})
+    assert set(found.verdicts) == {b"m1", b"m2"}
+    began = checked.now
+    for _ in range(CHECK.fall):
+        checked.now += SECOND // 2
+        checked.table.hear(target(3), FAILED, checked.now)
+    found = checked.table.decide(checked.now, {b"m1", b"m2"})
+    assert found.verdicts == {b"m2": Verdict(began, checked.now)}
+    assert not found.readmits(b"m2")
+
+
+def test_a_passed_check_brings_an_ejected_server_back() -> None:
+    """It is later than the connects that have failed."""
+    checked = Checked(pool(3))
+    checked.down(2)
+    for _ in range(CHECK.rise):
+        checked.table.hear(target(2), PASSED, checked.now)
+    found = checked.table.decide(checked.now, {b"m2"})
+    assert found.verdicts == {b"m2": Verdict(checked.now, 0)}
+    assert found.readmits(b"m2")
+
+
 def test_a_passed_check_puts_no_server_out() -> None:
     """The lease was over, and the server is in service; a passed check that is not enough leaves it there."""
     checked = Checked(pool(3))
