@@ -172,7 +172,7 @@ class CheckTable:
         return True
 
     def decide(self, now: int, ejected: Collection[bytes] = ()) -> Decisions:
-        """Return what has changed since the last time, and regard it as written.
+        """Return what has changed since the last time, and regard it as written: the caller writes it in any case.
 
         :param ejected: packed members of any pools that are out or suspect because of failed connects.
         """

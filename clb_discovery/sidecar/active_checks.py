@@ -38,6 +38,7 @@ from clb_discovery.stderr import internal_error
 
 _GATHER: Final = 0.02  # seconds between two batches
 _AFTER_FAULT: Final = 5.0  # seconds until a task goes on after a bug
+_AFTER_ERROR: Final = 1.0  # seconds until verdicts that could not be written are tried again
 _RECALL_PAUSE: Final = 1.0  # seconds between two checks of a server that is needed
 
 _log = structlog.stdlib.get_logger()
@@ -59,7 +60,7 @@ class ActiveChecks:
         self._installed: Installed | None = None
         self._recreated = 0  # how often the maps were recreated before the last look
         self._checks: Mapping[str, Check] = {}
-        self._released: set[bytes] = set()  # members that were out, and are not checked any more
+        self._released: dict[bytes, int] = {}  # members that are not checked any more and were out, each since when
         self._unchecked: dict[Target, str] = {}  # targets that this host cannot check, each with the reason
 
     @asynccontextmanager
@@ -96,8 +97,7 @@ class ActiveChecks:
         targets = self._table.follow(pools, leases)
         for key, since in out.items():
             if key not in self._table.out and installed.index_of(key) is not None:  # it is not checked any more
-                self._released.add(key)
-                self._announcer.servers.check_passed(key, installed, time.monotonic_ns() - since)
+                self._released[key] = since
         self._runner.follow(targets)
         self._services = _services(installed, pools)
         self._meters.follow_checks({service for services in self._services.values() for service in services})
@@ -165,12 +165,10 @@ class ActiveChecks:
             self._work.clear()
             now = time.monotonic_ns()
             found = self._table.decide(now, health.out)
-            released = release(self._released, now, health.out)
-            self._released.clear()
-            if found.verdicts or released:
-                with self._announcer.trying("cannot steer servers", ClbError, OSError):
-                    await _write(publisher, released | found.verdicts)
-            for key in released:
+            released, self._released = self._released, {}
+            await self._write_surely(publisher, release(released, now, health.out) | found.verdicts)
+            for key, since in released.items():
+                self._tell(Change(key, None, now - since))
                 health.recall(key)
             for change in found.changes:
                 if found.readmits(change.key):
@@ -181,6 +179,14 @@ class ActiveChecks:
             if found.changes:
                 self._changed()
             await asyncio.sleep(_GATHER)
+
+    async def _write_surely(self, publisher: Publisher, verdicts: Mapping[bytes, Verdict]) -> None:
+        """Write verdicts, and try until they are written: no later decision repeats them."""
+        while verdicts:
+            with self._announcer.trying("cannot steer servers", ClbError, OSError):
+                await _write(publisher, verdicts)
+                return
+            await asyncio.sleep(_AFTER_ERROR)
 
     def _tell(self, change: Change) -> None:
         installed, lines = self._installed or Installed(), self._announcer.servers

@@ -21,6 +21,7 @@ from clb_discovery.metrics.meters import Meters
 from clb_discovery.model.check import Check, Target
 from clb_discovery.model.servers import PassiveHealth
 from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.sidecar import active_checks
 from clb_discovery.sidecar.active_checks import ActiveChecks
 from clb_discovery.sidecar.announcer import Announcer
 from tests.checks.test_table import target
@@ -41,6 +42,7 @@ class World(FakeServers):
     def __init__(self) -> None:
         super().__init__(4)
         self.broken = False
+        self.refused = 0
         self.out: set[bytes] = set()
         self.calls: list[tuple[str, bytes]] = []
         pool = tuple(real(f"10.0.0.{number}:80") for number in (1, 2, 3))
@@ -61,6 +63,7 @@ class World(FakeServers):
     def steer(self, said: Mapping[int, Steering]) -> None:
         """Say something of some, unless that is broken."""
         if self.broken:
+            self.refused += 1
             raise OSError(12, "Cannot allocate memory")
         super().steer(said)
 
@@ -82,8 +85,8 @@ class World(FakeServers):
         publisher: Any = self
         await self.checks.follow(self.installed, checks, publisher)
 
-    def run(self, story: Callable[[], Awaitable[None]]) -> list[str]:
-        """Play a story; return the events of the log."""
+    def run(self, story: Callable[[], Awaitable[None]]) -> None:
+        """Play a story."""
         world: Any = self
 
         async def play() -> None:
@@ -91,9 +94,7 @@ class World(FakeServers):
             async with self.checks.running(world, world):
                 await asyncio.wait_for(story(), patient(20))
 
-        with capture_logs() as lines:
-            asyncio.run(play())
-        return [line["event"] for line in lines]
+        asyncio.run(play())
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -141,3 +142,38 @@ def test_only_a_passed_check_overrules_failed_connects(monkeypatch: pytest.Monke
         assert world.said[2].out_until == 0
 
     world.run(story)
+
+
+def test_a_return_that_cannot_be_written_is_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of a server that is not checked any more; the log has them when they are in effect."""
+    monkeypatch.setattr(active_checks, "_AFTER_ERROR", 0.01)
+    world = World()
+
+    async def out(index: int) -> None:
+        world.hear(index, FAILED, FAILED, FAILED)
+        await until(lambda: world.said[index].out_until > 0)
+
+    async def refused() -> None:
+        before = world.refused
+        await until(lambda: world.refused > before + 1)
+        assert "server returned" not in events()
+        world.broken = False
+
+    def events() -> list[str]:
+        return [line["event"] for line in lines]
+
+    async def story() -> None:
+        await out(2)
+        world.broken = True
+        world.hear(2, PASSED, PASSED)
+        await refused()
+        await until(lambda: not world.said[2].out_until and "server returned" in events())
+        lines.clear()
+        await out(3)
+        world.broken = True
+        await world.follow({})
+        await refused()
+        await until(lambda: not world.said[3].out_until and "server returned" in events())
+
+    with capture_logs() as lines:
+        world.run(story)
