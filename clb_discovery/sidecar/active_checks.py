@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import structlog
@@ -35,10 +35,12 @@ from clb_discovery.sidecar.health import servers
 from clb_discovery.sidecar.health.watch import HealthWatch
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.stderr import internal_error
+from clb_discovery.text import some_of
 
 _GATHER: Final = 0.02  # seconds between two batches
 _AFTER_FAULT: Final = 5.0  # seconds until a task goes on after a bug
 _AFTER_ERROR: Final = 1.0  # seconds until verdicts that could not be written are tried again
+_SHOWN: Final = 8  # servers named in one line
 _RECALL_PAUSE: Final = 1.0  # seconds between two checks of a server that is needed
 
 _log = structlog.stdlib.get_logger()
@@ -83,8 +85,11 @@ class ActiveChecks:
 
         :param checks: by source, only of services that want checks.
         """
-        self._announcer.trouble("servers cannot be checked", self._obstacle())
-        late = f"by {self._runner.late:.1f} s: only {AT_A_TIME} run at a time; raise --check-interval"
+        for reason, names in self._obstacles():
+            self._announcer.trouble(
+                "servers cannot be checked", f"{reason}; they take connects unchecked", servers=names
+            )
+        late = f"by more than {LATE:g} s: only {AT_A_TIME} run at a time; raise --check-interval"
         self._announcer.trouble("checks are late", late if self._runner.late > LATE else None)
         if installed is self._installed and checks == self._checks:
             return
@@ -199,13 +204,11 @@ class ActiveChecks:
         published = self._installed.virtual.get(vip) if self._installed else None
         return _check(published, self._checks) if published else None
 
-    def _obstacle(self) -> str | None:
-        """Return why some servers are not checked; None if all are."""
-        if not self._unchecked:
-            return None
-        target, reason = min(self._unchecked.items(), key=lambda one: one[0][:2])
-        more = f", and {len(self._unchecked) - 1} more" if len(self._unchecked) > 1 else ""
-        return f"{target}{more}: {reason}; they take connects unchecked"
+    def _obstacles(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield each reason why this host cannot check servers, with the names of some of these."""
+        found = sorted(self._unchecked.items(), key=lambda one: (one[1], one[0][:2]))
+        for reason, group in groupby(found, key=itemgetter(1)):
+            yield reason, some_of([target for target, _ in group], _SHOWN)
 
 
 def _pools(installed: Installed, checks: Mapping[str, Check]) -> Iterator[CheckedPool]:

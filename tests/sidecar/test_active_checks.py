@@ -177,3 +177,23 @@ def test_a_return_that_cannot_be_written_is_written_later(monkeypatch: pytest.Mo
 
     with capture_logs() as lines:
         world.run(story)
+
+
+def test_troubles_that_go_on_are_one_line() -> None:
+    """However late checks are, and whichever servers cannot be checked just now."""
+    world = World()
+
+    async def story() -> None:
+        await world.follow({"web": CHECK})
+        for number in range(30):
+            world.checks._runner.late = 2.0 + number  # noqa: SLF001 - as if checks were late
+            world.hear(number % 3 + 1, UNKNOWN)
+            world.hear((number + 1) % 3 + 1, PASSED)
+            await world.follow({"web": CHECK})
+
+    with capture_logs() as lines:
+        asyncio.run(story())
+    assert sorted(line["event"] for line in lines) == ["checks are late", "servers cannot be checked"]
+    (unchecked,) = (line for line in lines if "servers" in line)
+    assert unchecked["error"] == "No route to host; they take connects unchecked"
+    assert unchecked["servers"] == ["10.0.0.1:80"]
