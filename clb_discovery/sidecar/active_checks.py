@@ -109,17 +109,17 @@ class ActiveChecks:
         self._unchecked = {target: why for target, why in self._unchecked.items() if target in targets}
         self._work.set()
 
-    def hurry(self, member: bytes, *, needed: bool) -> None:
-        """Check a packed member now, if it has a check, because a connect to it has failed; and those that are down.
+    def hurry(self, members: Collection[bytes], *, needed: bool) -> None:
+        """Check packed members now that have checks, because connects to them have failed; and those that are down.
 
         Each is hurried once in its interval, so that it is checked twice as often at most.
 
-        :param needed: whether it stays in service because too many others are out. Then those that are down are checked
-            up to once a second, and one passed check brings each back.
+        :param needed: whether they stay in service because too many others are out. Then those that are down are
+            checked up to once a second, and one passed check brings each back.
         """
-        if needed and self._table.need(member):
+        if needed and self._table.need(members):
             self._work.set()
-        for target in self._table.urgent(member):
+        for target in self._table.urgent(members):
             interval = target.check.interval
             self._runner.hurry(target, min(interval, _RECALL_PAUSE) if needed else interval)
 
