@@ -42,6 +42,7 @@ SENTENCES: Final = {
     "server ejected": "{server} of {service} at {vip} is ejected: {cause}"
     "[; probed in {probe_in} s][; ejection number {ejections}]",
     "server returned": "{server} of {service} at {vip} has returned[ after {out_for} s]",
+    "servers cannot be checked": "{servers} cannot be checked[ ({times} more times)]: {error}",
     "serving the last known good set": "Serving the last known good set of {source}: {servers} servers[, from {since}]",
     "sockets closed": "{count} sockets of removed real servers closed",
     "source answers again": "{source} answers again",

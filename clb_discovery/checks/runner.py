@@ -42,10 +42,11 @@ class Runner:
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.late = 0.0
-        """Seconds by which the last check began late."""
+        """Seconds by which the last check began late; 0 if none has begun since `follow`."""
 
     def follow(self, targets: Collection[Target]) -> None:
         """Check these from now on, and no others."""
+        self.late = 0.0
         self._schedule.follow(targets, asyncio.get_running_loop().time())
         self._changed.set()
 

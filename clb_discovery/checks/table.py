@@ -9,7 +9,8 @@ example as it reads its configuration again; so a lease has at least three.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from typing import Final, NamedTuple
@@ -24,8 +25,8 @@ LEASE: Final = 3
 LEAST_LEASE: Final = 3_000_000_000
 """Nanoseconds for which a verdict is valid at least."""
 MOST_URGENT: Final = 16
-"""Checks of members that are down which one failed connect hurries. They may all take their whole time, so it is a part
-of those that run at the same time."""
+"""Checks of members that are down in a virtual server which failed connects hurry. They may all take their whole time,
+so it is a part of those that run at the same time."""
 EARLIER: Final = "failed its check before this sidecar started"
 """The reason of a member that is out as an earlier sidecar has left it."""
 _FAILED_EARLIER: Final = Health(up=False, reason=EARLIER)
@@ -84,6 +85,10 @@ class Decisions:
 
     verdicts: dict[bytes, Verdict] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+
+    def readmits(self, key: bytes) -> bool:
+        """Tell whether a packed member takes connects now, even if connects have ejected it."""
+        return key in self.verdicts and not self.verdicts[key].out_until
 
 
 @dataclass(slots=True)
@@ -168,7 +173,7 @@ class CheckTable:
         return True
 
     def decide(self, now: int, ejected: Collection[bytes] = ()) -> Decisions:
-        """Return what has changed since the last time, and regard it as written.
+        """Return what has changed since the last time, and regard it as written: the caller writes it in any case.
 
         :param ejected: packed members of any pools that are out or suspect because of failed connects.
         """
@@ -184,27 +189,26 @@ class CheckTable:
         """Packed members that are out, each with the moment since when; in nanoseconds of CLOCK_MONOTONIC."""
         return self._out
 
-    def urgent(self, key: bytes) -> set[Target]:
-        """Return the checks to make now, because a connect to a packed member has failed.
+    def urgent(self, keys: Iterable[bytes]) -> set[Target]:
+        """Return the checks to make now, because connects to packed members have failed.
 
-        These are its own, and those of members that are down in the same virtual servers: they may be back, and needed.
-        If there are many, only those whose last results are the oldest.
+        These are their own, and those of members that are down in the same virtual servers: they may be back, and
+        needed. If there are many in a virtual server, only those whose last results are the oldest.
         """
-        own = self._targets.get(key)
-        if own is None:
-            return set()
-        return {own, *nsmallest(MOST_URGENT, self._down_beside(own), key=lambda one: self._records[one].heard_at)}
+        own = self._targets_of(keys)
+        down = self._down_beside(own)
+        oldest = [nsmallest(MOST_URGENT, some, key=lambda one: self._records[one].heard_at) for some in down]
+        return own.union(*oldest)
 
-    def need(self, key: bytes) -> bool:
-        """Let one passed check be enough, because a packed member fails connects and stays in service.
+    def need(self, keys: Iterable[bytes]) -> bool:
+        """Let one passed check be enough, because packed members fail connects and stay in service.
 
         That is for other members that are down in the same virtual servers: a passed one that waits for another is
         better than one that fails. A last check that has passed is enough as well.
 
         :returns: whether there is something to decide.
         """
-        own = self._targets.get(key)
-        for target in self._down_beside(own) if own else ():
+        for target in set[Target]().union(*self._down_beside(self._targets_of(keys))):
             record = self._records[target]
             if record.health.against:
                 record.health = Health()
@@ -213,10 +217,14 @@ class CheckTable:
                 record.needed = True
         return bool(self._dirty)
 
-    def _down_beside(self, own: Target) -> set[Target]:
-        """Return the other targets that are down in the virtual servers of this one."""
-        beside = {member.target for vip in self._users[own] for member in _members(self._pools[vip])}
-        return {target for target in beside - {own} if not self._records[target].health.up}
+    def _targets_of(self, keys: Iterable[bytes]) -> set[Target]:
+        return {self._targets[key] for key in keys if key in self._targets}
+
+    def _down_beside(self, own: AbstractSet[Target]) -> Iterator[set[Target]]:
+        """Yield the other targets that are down in each virtual server of these."""
+        for vip in {vip for target in own for vip in self._users[target]}:
+            targets = (member.target for member in _members(self._pools[vip]))
+            yield {target for target in targets if not self._records[target].health.up} - own
 
     def failing(self) -> dict[Vip, dict[bytes, str]]:
         """Return the members of each checked virtual server that are down, each with the reason."""
@@ -257,7 +265,11 @@ class CheckTable:
                 self._out[key] = records[key].since
                 found.changes.append(Change(key, records[key].health.reason, 0))
         for key in was_out - out:
-            found.verdicts[key] = self._written[key] = Verdict(now, 0)
+            written = self._written.pop(key, None)
+            if key not in ejected or records[key].health.up:
+                found.verdicts[key] = Verdict(now, 0)
+            elif written and written.out_until > now:  # no passed check: its lease ends, and its ejection goes on
+                found.verdicts[key] = written._replace(out_until=now)
             found.changes.append(Change(key, None, now - self._out.pop(key)))
 
 

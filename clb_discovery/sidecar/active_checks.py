@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import structlog
@@ -35,9 +35,12 @@ from clb_discovery.sidecar.health import servers
 from clb_discovery.sidecar.health.watch import HealthWatch
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.stderr import internal_error
+from clb_discovery.text import some_of
 
 _GATHER: Final = 0.02  # seconds between two batches
 _AFTER_FAULT: Final = 5.0  # seconds until a task goes on after a bug
+_AFTER_ERROR: Final = 1.0  # seconds until verdicts that could not be written are tried again
+_SHOWN: Final = 8  # servers named in one line
 _RECALL_PAUSE: Final = 1.0  # seconds between two checks of a server that is needed
 
 _log = structlog.stdlib.get_logger()
@@ -59,7 +62,7 @@ class ActiveChecks:
         self._installed: Installed | None = None
         self._recreated = 0  # how often the maps were recreated before the last look
         self._checks: Mapping[str, Check] = {}
-        self._released: set[bytes] = set()  # members that were out, and are not checked any more
+        self._released: dict[bytes, int] = {}  # members that are not checked any more and were out, each since when
         self._unchecked: dict[Target, str] = {}  # targets that this host cannot check, each with the reason
 
     @asynccontextmanager
@@ -82,8 +85,11 @@ class ActiveChecks:
 
         :param checks: by source, only of services that want checks.
         """
-        self._announcer.trouble("servers cannot be checked", self._obstacle())
-        late = f"by {self._runner.late:.1f} s: only {AT_A_TIME} run at a time; raise --check-interval"
+        for reason, names in self._obstacles():
+            self._announcer.trouble(
+                "servers cannot be checked", f"{reason}; they take connects unchecked", servers=names
+            )
+        late = f"by more than {LATE:g} s: only {AT_A_TIME} run at a time; raise --check-interval"
         self._announcer.trouble("checks are late", late if self._runner.late > LATE else None)
         if installed is self._installed and checks == self._checks:
             return
@@ -96,8 +102,7 @@ class ActiveChecks:
         targets = self._table.follow(pools, leases)
         for key, since in out.items():
             if key not in self._table.out and installed.index_of(key) is not None:  # it is not checked any more
-                self._released.add(key)
-                self._announcer.servers.check_passed(key, installed, time.monotonic_ns() - since)
+                self._released[key] = since
         self._runner.follow(targets)
         self._services = _services(installed, pools)
         self._meters.follow_checks({service for services in self._services.values() for service in services})
@@ -108,17 +113,17 @@ class ActiveChecks:
         """Read the certificate authorities of this host again with the next check."""
         self._exchange.reload()
 
-    def hurry(self, member: bytes, *, needed: bool) -> None:
-        """Check a packed member now, if it has a check, because a connect to it has failed; and those that are down.
+    def hurry(self, members: Collection[bytes], *, needed: bool) -> None:
+        """Check packed members now that have checks, because connects to them have failed; and those that are down.
 
         Each is hurried once in its interval, so that it is checked twice as often at most.
 
-        :param needed: whether it stays in service because too many others are out. Then those that are down are checked
-            up to once a second, and one passed check brings each back.
+        :param needed: whether they stay in service because too many others are out. Then those that are down are
+            checked up to once a second, and one passed check brings each back.
         """
-        if needed and self._table.need(member):
+        if needed and self._table.need(members):
             self._work.set()
-        for target in self._table.urgent(member):
+        for target in self._table.urgent(members):
             interval = target.check.interval
             self._runner.hurry(target, min(interval, _RECALL_PAUSE) if needed else interval)
 
@@ -169,20 +174,28 @@ class ActiveChecks:
             self._work.clear()
             now = time.monotonic_ns()
             found = self._table.decide(now, health.out)
-            released = release(self._released, now, health.out)
-            self._released.clear()
-            if found.verdicts or released:
-                with self._announcer.trying("cannot steer servers", ClbError, OSError):
-                    await _write(publisher, released | found.verdicts)
-            for key in released:
+            released, self._released = self._released, {}
+            await self._write_surely(publisher, release(released, now, health.out) | found.verdicts)
+            for key, since in released.items():
+                self._tell(Change(key, None, now - since))
                 health.recall(key)
             for change in found.changes:
-                if change.reason is None:
+                if found.readmits(change.key):
                     health.overrule(change.key, found.verdicts[change.key].decided_at)
+                elif change.reason is None:
+                    health.recall(change.key)
                 self._tell(change)
             if found.changes:
                 self._changed()
             await asyncio.sleep(_GATHER)
+
+    async def _write_surely(self, publisher: Publisher, verdicts: Mapping[bytes, Verdict]) -> None:
+        """Write verdicts, and try until they are written: no later decision repeats them."""
+        while verdicts:
+            with self._announcer.trying("cannot steer servers", ClbError, OSError):
+                await _write(publisher, verdicts)
+                return
+            await asyncio.sleep(_AFTER_ERROR)
 
     def _tell(self, change: Change) -> None:
         installed, lines = self._installed or Installed(), self._announcer.servers
@@ -195,13 +208,11 @@ class ActiveChecks:
         published = self._installed.virtual.get(vip) if self._installed else None
         return _check(published, self._checks) if published else None
 
-    def _obstacle(self) -> str | None:
-        """Return why some servers are not checked; None if all are."""
-        if not self._unchecked:
-            return None
-        target, reason = min(self._unchecked.items(), key=lambda one: one[0][:2])
-        more = f", and {len(self._unchecked) - 1} more" if len(self._unchecked) > 1 else ""
-        return f"{target}{more}: {reason}; they take connects unchecked"
+    def _obstacles(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield each reason why this host cannot check servers, with the names of some of these."""
+        found = sorted(self._unchecked.items(), key=lambda one: (one[1], one[0][:2]))
+        for reason, group in groupby(found, key=itemgetter(1)):
+            yield reason, some_of([target for target, _ in group], _SHOWN)
 
 
 def _pools(installed: Installed, checks: Mapping[str, Check]) -> Iterator[CheckedPool]:

@@ -51,12 +51,16 @@ class Announcer:
         self._holds: set[str] = set()  # sources whose held removals were logged
         self._troubles: dict[str, str] = {}  # troubles that go on and were logged, each with its last reason
 
-    def trouble(self, what: str, reason: str | None) -> None:
-        """Report a trouble, or with None as its reason that there is none."""
+    def trouble(self, what: str, reason: str | None, **more: object) -> None:
+        """Report a trouble, or with None as its reason that there is none.
+
+        :param reason: the same text as long as the trouble is the same: another text is logged at once.
+        :param more: further fields of the line, which may change meanwhile.
+        """
         if reason is None:
             self._troubles.pop(what, None)
         else:
-            self._say(_log.error, what, reason)
+            self._say(_log.error, what, reason, more)
 
     @contextmanager
     def trying(self, what: str, *errors: type[Exception]) -> Iterator[None]:
@@ -126,14 +130,16 @@ class Announcer:
         """Tell whether something has not happened for a while; if it comes and goes, it is logged rarely."""
         return self._repeats.happened(what, " ".join(of), self._clock()) is not None
 
-    def _say(self, log: Callable[..., None], what: str, reason: str, **of: str) -> None:
+    def _say(
+        self, log: Callable[..., None], what: str, reason: str, more: Mapping[str, object] | None = None, **of: str
+    ) -> None:
         """Log a trouble of something, which `of` or `what` names, unless it was logged a short time ago."""
         thing = " ".join([what, *of.values()])
         times = self._repeats.happened(thing, reason, self._clock())
         if times is None:
             return
         self._troubles[thing] = reason
-        log(what, **of, error=reason, **({"times": times} if times else {}))
+        log(what, **of, **(more or {}), error=reason, **({"times": times} if times else {}))
 
     def restored(self, now: ServiceState) -> None:
         """Report a last known set from the disk, which is served until the source answers."""

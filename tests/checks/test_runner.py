@@ -81,6 +81,15 @@ def test_a_bounded_number_runs_at_a_time() -> None:
     assert runner.late > 0.05
 
 
+async def test_lateness_ends_with_the_checks() -> None:
+    """No later check would show that there is none any more."""
+    servers = Servers()
+    runner = Runner(servers.check, servers.hear, servers.count_late)
+    runner.late = 5.0
+    runner.follow([])
+    assert runner.late == 0.0
+
+
 def test_checks_that_begin_late_are_counted() -> None:
     """One at a time, and each takes longer than a check may be late."""
     servers = Servers(takes=LATE + 0.2)

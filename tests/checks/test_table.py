@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,12 +91,12 @@ def test_a_failed_connect_is_urgent_for_those_that_are_down_too() -> None:
     """They may be back; of those that are up, only the one that has failed it, and nobody of another virtual server."""
     other = CheckedPool(OTHER, ((Member(b"o9", target(9)), Member(b"o8", target(8))),))
     checked = Checked(pool(2, 2), other)
-    assert checked.table.urgent(b"m1") == {target(1)}
+    assert checked.table.urgent([b"m1"]) == {target(1)}
     checked.down(3)
     checked.down(9)
-    assert checked.table.urgent(b"m1") == {target(1), target(3)}
-    assert checked.table.urgent(b"o8") == {target(8), target(9)}
-    assert checked.table.urgent(b"x1") == set()
+    assert checked.table.urgent([b"m1"]) == {target(1), target(3)}
+    assert checked.table.urgent([b"o8"]) == {target(8), target(9)}
+    assert checked.table.urgent([b"x1"]) == set()
 
 
 def test_of_many_that_are_down_those_that_wait_longest_are_urgent() -> None:
@@ -106,11 +107,37 @@ def test_of_many_that_are_down_those_that_wait_longest_are_urgent() -> None:
         checked.round(dict.fromkeys(numbers, result))
     found = set[Target]()
     for _ in range(3):
-        urgent = checked.table.urgent(b"m1")
+        urgent = checked.table.urgent([b"m1"])
         found |= urgent
         checked.round(dict.fromkeys((one for one in numbers if target(one) in urgent), FAILED))
         assert len(urgent) <= MOST_URGENT + 1
     assert found == {target(1), *map(target, numbers)}
+
+
+def test_many_failed_connects_cost_as_much_as_their_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a pool of twice the size dies as a whole, that is twice the work."""
+    hashed, hash_of = list[Check](), Check.__hash__
+
+    def counted(check: Check) -> int:
+        hashed.append(check)
+        return hash_of(check)
+
+    def cost(size: int) -> int:
+        members = tuple(Member(b"%d" % n, Target(parse_address(f"10.0.0.{n}"), 80, CHECK)) for n in range(1, size + 1))
+        table = CheckTable()
+        table.follow([CheckedPool(VIP, (members,))])
+        for member in members:
+            for _ in range(CHECK.fall):
+                table.hear(member.target, FAILED, SECOND)
+        hashed.clear()
+        keys = [member.key for member in members]
+        table.need(keys)
+        assert len(table.urgent(keys)) == size
+        return len(hashed)
+
+    monkeypatch.setattr(Check, "__hash__", counted)
+    assert cost(100) >= 100
+    assert cost(200) <= 2.5 * cost(100)
 
 
 def test_one_passed_check_is_enough_for_a_server_that_is_needed() -> None:
@@ -119,7 +146,7 @@ def test_one_passed_check_is_enough_for_a_server_that_is_needed() -> None:
     for result in (FAILED, FAILED, FAILED):
         checked.round({1: result, 2: result})
     assert not checked.round({1: PASSED, 2: FAILED}).changes
-    assert checked.table.need(b"m3")
+    assert checked.table.need([b"m3"])
     found = checked.round({2: PASSED})
     assert found.verdicts == {b"m1": Verdict(checked.now, 0), b"m2": Verdict(checked.now, 0)}
 
@@ -130,10 +157,10 @@ def test_only_the_next_check_of_a_needed_server_is_enough() -> None:
     checked = Checked(pool(2), other)
     for result in (FAILED, FAILED, FAILED):
         checked.round({1: result, 9: result})
-    checked.table.need(b"m2")
+    checked.table.need([b"m2"])
     assert not checked.round({1: FAILED, 9: PASSED}).changes
     assert not checked.round({1: PASSED, 9: FAILED}).changes
-    assert not checked.table.need(b"x1")
+    assert not checked.table.need([b"x1"])
 
 
 def test_a_server_that_fails_connects_is_not_the_one_that_is_needed() -> None:
@@ -142,12 +169,12 @@ def test_a_server_that_fails_connects_is_not_the_one_that_is_needed() -> None:
     for result in (FAILED, FAILED, FAILED):
         checked.round({1: result, 2: result})
     for _ in range(2):
-        assert not checked.table.need(b"m2")
+        assert not checked.table.need([b"m2"])
         checked.round({1: FAILED, 2: PASSED})
         assert b"m2" in checked.table.failing()[VIP]
         checked.round({2: FAILED})
     checked.round({2: PASSED})
-    assert not checked.table.need(b"m2")
+    assert not checked.table.need([b"m2"])
     assert b"m2" in checked.table.failing()[VIP]
 
 
@@ -169,6 +196,44 @@ def test_a_server_that_this_host_can_no_longer_check_comes_back_with_the_end_of_
     assert checked.round({2: UNKNOWN}) == checked.round({2: UNKNOWN}) == Decisions()
     assert checked.round({2: UNKNOWN}).changes == [Change(b"m2", None, 6 * SECOND)]
     assert checked.round({2: FAILED}).changes == [Change(b"m2", "HTTP 503", 0)]
+
+
+def test_the_end_of_a_lease_brings_no_ejected_server_back() -> None:
+    """A fault of this host proves nothing: nothing is written, so that the ejection goes on and probes decide."""
+    checked = Checked(pool(3))
+    checked.down(2)
+    for _ in range(3):
+        checked.round({1: UNKNOWN})
+    checked.table.hear(target(2), UNKNOWN, checked.now)
+    found = checked.table.decide(checked.now, {b"m2"})
+    assert found == Decisions({}, [Change(b"m2", None, 6 * SECOND)])
+    assert not found.readmits(b"m2")
+
+
+def test_a_lack_of_others_brings_no_ejected_server_back() -> None:
+    """When the further tier fails, half of the first one stays: the lease of an ejected member ends, and no more."""
+    checked = Checked(pool(2, 1))
+    for _ in range(CHECK.fall):
+        found = checked.round({1: FAILED, 2: FAILED})
+    assert set(found.verdicts) == {b"m1", b"m2"}
+    began = checked.now
+    for _ in range(CHECK.fall):
+        checked.now += SECOND // 2
+        checked.table.hear(target(3), FAILED, checked.now)
+    found = checked.table.decide(checked.now, {b"m1", b"m2"})
+    assert found.verdicts == {b"m2": Verdict(began, checked.now)}
+    assert not found.readmits(b"m2")
+
+
+def test_a_passed_check_brings_an_ejected_server_back() -> None:
+    """It is later than the connects that have failed."""
+    checked = Checked(pool(3))
+    checked.down(2)
+    for _ in range(CHECK.rise):
+        checked.table.hear(target(2), PASSED, checked.now)
+    found = checked.table.decide(checked.now, {b"m2"})
+    assert found.verdicts == {b"m2": Verdict(checked.now, 0)}
+    assert found.readmits(b"m2")
 
 
 def test_a_passed_check_puts_no_server_out() -> None:

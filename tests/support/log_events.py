@@ -66,7 +66,7 @@ def _found(call: ast.Call) -> Iterator[Logged]:
     elif name == "log":
         yield Logged(texts[0], "info or warning", fields)
     elif name in {"trouble", "trying"}:
-        yield Logged(texts[0], "error", TROUBLE)
+        yield Logged(texts[0], "error", fields | TROUBLE)
     elif name == "say" and isinstance(call.func, ast.Attribute) and call.func.attr == "_say":
         yield Logged(texts[0], names[1], fields | TROUBLE)
 

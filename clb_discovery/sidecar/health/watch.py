@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -46,12 +46,12 @@ _SOON: Final = 0.001  # least seconds of a timer
 
 
 class Fails(Protocol):
-    """Takes a packed member that fails connects."""
+    """Takes packed members that fail connects: many at a time, because that may cost as much as one."""
 
-    def __call__(self, member: bytes, *, needed: bool) -> None:
-        """Take it.
+    def __call__(self, members: Collection[bytes], *, needed: bool) -> None:
+        """Take them.
 
-        :param needed: whether it stays in service, because too many others are out.
+        :param needed: whether they stay in service, because too many others are out.
         """
 
 
@@ -93,7 +93,7 @@ class HealthWatch:
     async def listening(self, fails: Fails) -> AsyncIterator[None]:
         """Hear and probe while the block runs; the lease ends with it.
 
-        :param fails: is called when the programs report that a packed member fails connects.
+        :param fails: is called when the programs report that packed members fail connects.
         """
         self._spawn(self._hear(fails))
         try:
@@ -203,11 +203,14 @@ class HealthWatch:
                 self._incomplete = True  # the next look finds what they were about
                 raise
             now = time.monotonic_ns()
+            failing: defaultdict[bool, set[bytes]] = defaultdict(set)  # by whether they are needed
             for change, seen in found:
                 if change.kind != ChangeKind.RETURNED:
-                    fails(seen.member, needed=change.kind == ChangeKind.NEEDED)
+                    failing[change.kind == ChangeKind.NEEDED].add(seen.member)
                 for news in self._cases.heard(seen.member, seen.terms, change, now):
                     self._tell(news, installed, seen.server)
+            for needed, members in failing.items():
+                fails(members, needed=needed)
 
     async def _look_at_all(self, maps: Maps, installed: Installed, left: Collection[bytes]) -> None:
         self._incomplete = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -83,7 +83,7 @@ class World(FakeServers):
         self.times_recreated = 0
         self._lock = asyncio.Lock()
         self.meters = Meters()
-        self.failed: list[tuple[bytes, bool]] = []
+        self.failed: list[tuple[set[bytes], bool]] = []
         self.changes_told = 0
         publisher: Any = self
         self.watch = HealthWatch(publisher, Announcer(), self.meters, self._count_change, chance=lambda: 0.0)
@@ -91,8 +91,8 @@ class World(FakeServers):
     def _count_change(self) -> None:
         self.changes_told += 1
 
-    def _fails(self, member: bytes, *, needed: bool) -> None:
-        self.failed.append((member, needed))
+    def _fails(self, members: Collection[bytes], *, needed: bool) -> None:
+        self.failed.append((set(members), needed))
 
     @asynccontextmanager
     async def using_maps(self) -> AsyncIterator[tuple[Any, Installed]]:
@@ -176,7 +176,7 @@ def test_a_suspect_is_probed_and_the_programs_are_told() -> None:
             world.report(ChangeKind.NEEDED)
             await until(lambda: len(world.failed) == 2)
             (member,) = world.installed.virtual[VIP].servers
-            assert world.failed == [(member, False), (member, True)]
+            assert world.failed == [({member}, False), ({member}, True)]
             first = world.said[1]
             await until(lambda: world.said[1].decided_at > first.decided_at)
             await until(lambda: world.changes_told == 1)
@@ -188,6 +188,22 @@ def test_a_suspect_is_probed_and_the_programs_are_told() -> None:
     told = [line["event"] for line in lines if line["log_level"] != "debug"]
     assert told == ["server ejected", "server returned"]
     assert world.until == 0
+
+
+def test_reports_that_come_together_are_passed_on_together() -> None:
+    """So a pool that dies as a whole costs its checks one look, and not one for each server."""
+    world = World(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"])
+    first, second, third = world.installed.virtual[VIP].servers
+
+    async def story() -> None:
+        await until(lambda: world.until > 0)
+        world.report(ChangeKind.SUSPECT, 1)
+        world.report(ChangeKind.NEEDED, 2)
+        world.report(ChangeKind.EJECTED, 3)
+        await until(lambda: len(world.failed) == 2)
+        assert world.failed == [({first, third}, False), ({second}, True)]
+
+    world.run(story)
 
 
 def test_a_verdict_that_cannot_be_written_is_made_up_for() -> None:
