@@ -71,6 +71,11 @@ class Pins:
         """Directory of the instance's objects of this layout."""
         return self.home / f"v{LAYOUT}"
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Our directories that lead to the pins of this layout, the outermost first."""
+        return _OURS, self.home, self.directory
+
     def map(self, map_: Map) -> Path:
         """Return the pin of a map."""
         return self.directory / map_
