@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,10 @@ from tests.support.units import BESIDE, CLOSE, CLOSE_SOCKET, DATAPATH, DATAPATH_
 
 MOST_EXPOSURE: Final = 15
 """For the sidecar, in tenths, by `systemd-analyze security`."""
+RUNNING: Final = (
+    "clb-discovery-close.socket clb-discovery-datapath.service clb-discovery.service clb-discovery@*.service"
+)
+"""Units of the Debian package that can run."""
 STARTED_BY_SYSTEMD: Final = (SIDECAR, BESIDE, DATAPATH, DATAPATH_BESIDE, CLOSE)
 
 
@@ -191,6 +195,61 @@ def test_token_is_given_as_a_credential(tmp_path: Path) -> None:
     reads = "import os; print(open(os.environ['CONSUL_HTTP_TOKEN_FILE']).read(), os.geteuid() > 0)"
     result = subprocess.run([*as_unit(unit), sys.executable, "-c", reads], check=True, capture_output=True, text=True)
     assert result.stdout == "secret True\n"
+
+
+def maintain(
+    directory: Path, script: str, *arguments: str, enabled: Sequence[str] = (), policy: int | None = None
+) -> list[str]:
+    """Run a script of the Debian package as on a host with systemd; return its calls of systemctl, without questions.
+
+    :param enabled: units that an administrator has enabled.
+    :param policy: the exit code of policy-rc.d, if there is one.
+    """
+    called, systemd, asked = (directory / name for name in ("called", "systemd", "policy-rc.d"))
+    systemd.mkdir()
+    (directory / "systemctl").write_text(
+        "#!/bin/sh\n"
+        f'case "$2 {" ".join(enabled)} " in is-enabled*" $3 "*) exit 0;; is-enabled*) exit 1;; esac\n'
+        f'echo "$*" >>{called}\n'
+        "exit 1\n"
+    )
+    (directory / "systemctl").chmod(0o755)
+    if policy is not None:
+        asked.write_text(f"#!/bin/sh\nexit {policy}\n")
+        asked.chmod(0o755)
+    text = (UNITS.parent / "debian" / f"clb-discovery.{script}").read_text()
+    for path, ours in (("/run/systemd/system", systemd), ("/usr/sbin/policy-rc.d", asked), ("/sys/fs/bpf", directory)):
+        text = text.replace(path, str(ours))
+    env = {**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-c", text, script, *arguments], check=True, env=env)
+    return called.read_text().splitlines() if called.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "enabled", "policy", "queued"),
+    [
+        (("configure",), (), None, []),
+        (("configure",), (SIDECAR.name,), None, [f"start {SIDECAR.name}"]),
+        (("configure", "1.0-1"), (), None, [f"try-restart {RUNNING}"]),
+        (("configure", "1.0-1"), (SIDECAR.name,), 0, [f"try-restart {RUNNING}", f"start {SIDECAR.name}"]),
+        (("configure", "1.0-1"), (SIDECAR.name,), 101, []),
+    ],
+)
+def test_installing_the_package_does_not_wait_for_a_unit(
+    tmp_path: Path, arguments: Sequence[str], enabled: Sequence[str], policy: int | None, queued: Sequence[str]
+) -> None:
+    """An upgrade restarts what runs, and enabled units start: both are only queued, unless a policy forbids it."""
+    calls = maintain(tmp_path, "postinst", *arguments, enabled=enabled, policy=policy)
+    assert calls == ["daemon-reload", *(f"--quiet --no-block {call}" for call in queued)]
+
+
+def test_only_removing_the_package_stops_units(tmp_path: Path) -> None:
+    """Removal stops all units of the package that can run; an upgrade stops none."""
+    (tmp_path / "upgrade").mkdir()
+    assert maintain(tmp_path / "upgrade", "prerm", "upgrade", "1.1-1") == []
+    (stop,) = maintain(tmp_path, "prerm", "remove")
+    assert stop.split()[0] == "stop"
+    assert {*stop.split()[1:]} == {*RUNNING.split()}
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ WRITER: Final[Mapping[Map, Access]] = {
 reader of a ring buffer writes its own position there."""
 EVERYTHING: Final[Mapping[Map, Access]] = dict.fromkeys(Map, Access.WRITE)
 """Maps that root opens."""
+_PASSABLE: Final = 0o755
+"""The mode of a directory: `run`, with another umask, may have made it for root alone."""
 
 
 def prepare(pins: Pins) -> None:
@@ -87,7 +89,7 @@ def _pin_iterator(pins: Pins, protocol: Protocol) -> None:
 
 
 def share(pins: Pins, group: int) -> None:
-    """Give a group the permissions of a writer; it can open no other pins of the loader.
+    """Give a group the permissions of a writer; it can open no other pins of the loader. Everyone may list the pins.
 
     :param group: its number; root without CAP_CHOWN must be a member.
     :raises HostError: if our privileges do not allow it.
@@ -96,6 +98,8 @@ def share(pins: Pins, group: int) -> None:
     modes |= dict.fromkeys(pins.waiting, Access.WRITE)
     modes |= {pin: Access.READ for pin in map(pins.records, Protocol) if pin.exists()}
     try:
+        for directory in pins.directories:
+            directory.chmod(_PASSABLE)
         for pin, mode in modes.items():
             os.chown(pin, -1, group)
             pin.chmod(mode)

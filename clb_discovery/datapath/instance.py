@@ -33,6 +33,7 @@ _MOST_STATE: Final = 64 << 20
 _OURS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock: type, whence, start, length, process
 _STOP_IT: Final = "stop it, or use another --instance"
+_PASSABLE: Final = 0o755
 _SHARED_DIRECTORY: Final = 0o1775  # sticky: members of the group cannot replace files created by root
 _SHARED_LOCK: Final = 0o660
 
@@ -128,7 +129,8 @@ class Instance:
         :raises HostError: if the directory cannot be given to it.
         """
         try:
-            with self._opened() as directory:
+            with safe_directory(RUN) as run, self._opened() as directory:
+                os.fchmod(run, _PASSABLE)  # `run`, with another umask, may have made it for root alone
                 if alone and _owner(Place(directory, _STATE)) == os.fstat(directory).st_uid:
                     os.unlink(_STATE, dir_fd=directory)  # a file of root, which the group could not replace
                 lock = os.open(_LOCK, os.O_RDWR | _OURS, dir_fd=directory)

@@ -71,6 +71,11 @@ class Pins:
         """Directory of the instance's objects of this layout."""
         return self.home / f"v{LAYOUT}"
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Our directories that lead to the pins of this layout, the outermost first."""
+        return _OURS, self.home, self.directory
+
     def map(self, map_: Map) -> Path:
         """Return the pin of a map."""
         return self.directory / map_
@@ -138,6 +143,14 @@ class Pins:
         """
         return self._exist(*(map_ for map_ in Map if map_ not in ADDED))
 
+    def have_links(self) -> bool:
+        """Tell whether any link of this layout is pinned.
+
+        :raises HostError: if we are not allowed to read the directory.
+        """
+        with _reading():
+            return any(self.directory.glob("*_link"))
+
     def _exist(self, *names: str) -> bool:
         with _reading():
             return all((self.directory / name).exists() for name in names)
@@ -170,6 +183,10 @@ class Pins:
         _remove(self.home)
         with suppress(OSError):  # in use by another instance
             self.home.parent.rmdir()
+
+    def remove_layout(self) -> None:
+        """Remove every pin of this layout, links first; raises as `remove`."""
+        _remove(self.directory)
 
     def remove_other_layouts(self) -> None:
         """Remove every pin of other layouts, links first; raises as `remove`."""

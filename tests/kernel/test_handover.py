@@ -270,6 +270,20 @@ def test_status_does_not_wait_for_the_state_file(instance: str, cgroup: Path) ->
     assert status(instance)["sources"] == []
 
 
+def test_run_time_directory_of_all_instances_is_passable_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar of root with another umask has made it for root alone; sharing an instance lets the group through."""
+    run = tmp_path / "run"
+    monkeypatch.setattr("clb_discovery.datapath.instance.RUN", run)
+    usual = os.umask(0o077)
+    try:
+        with Instance("one").loading():
+            assert mode(run) == 0o700
+    finally:
+        os.umask(usual)
+    Instance("one").share(USER, alone=True)
+    assert mode(run) == 0o755
+
+
 def as_user(act: Callable[[], str]) -> str:
     """Do something as an ordinary user in the group; return the result."""
     read, write = os.pipe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.instance import RUN
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.datapath.loading.sizes import SOCKETS, pinned_sizes, sizes
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.layout.structs import FEATURE_ERRNO, Map
@@ -38,7 +40,7 @@ from tests.support.kernel_objects import (
 )
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
-from tests.support.loading import loader_of_tests
+from tests.support.loading import loader_of_tests, loading
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, clb_here, load, pool, sidecar, status
 from tests.support.spares import Spares
@@ -117,6 +119,59 @@ def test_move_that_was_interrupted_at_its_end_is_carried_out(loaded: str, cgroup
             maps.write_info(info._replace(cgroup=str(former)))
         load(loaded, cgroup)
         assert status(loaded)["datapath"]["cgroup"] == str(cgroup)
+
+
+def leave_killed_load(instance: str, cgroup: Path, *, pins_left: int) -> None:
+    """Kill a load with maps of other sizes before it attaches the first program.
+
+    :param pins_left: how many of its pins stay; without some of them it was killed while it pinned maps.
+    """
+    code = (
+        "import os, signal, sys\n"
+        "from clb_discovery.cli.main import main\n"
+        "from clb_discovery.datapath import handover\n"
+        "handover.prepare = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "main(sys.argv[1:])\n"
+    )
+    options = ["--instance", instance, "--cgroup", str(cgroup), "--room-servers", "999", *loading()]
+    killed = subprocess.run([sys.executable, "-c", code, "load", *options], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    pins = Pins(instance)
+    assert pins.have_maps()
+    others = [pin for pin in pins.directory.iterdir() if pin != pins.map(Map.ROWS)]
+    for pin in others[max(0, pins_left - 1) :]:
+        pin.unlink()
+
+
+@pytest.mark.parametrize("pins_left", [1, 100])
+def test_first_load_that_was_killed_counts_for_nothing(instance: str, cgroup: Path, *, pins_left: int) -> None:
+    """The next load makes maps of its own sizes, and leaves nothing if it fails, as the first load does."""
+    pins = Pins(instance)
+    leave_killed_load(instance, cgroup, pins_left=pins_left)
+    with foreign_exclusive(cgroup, AttachType.CGROUP_SOCK_OPS):
+        assert clb("load", "--instance", instance, "--cgroup", cgroup).returncode == 3
+    assert not pins.home.exists()
+    leave_killed_load(instance, cgroup, pins_left=pins_left)
+    load(instance, cgroup, "--room-servers", "5000", "--room-sockets", "4000")
+    assert pinned_sizes(pins) == sizes(5000, 4000)
+    assert status(instance)["datapath"]["effective"]
+
+
+@pytest.mark.parametrize("pins_left", [1, 100])
+def test_killed_load_beside_another_layout_counts_for_nothing(instance: str, cgroup: Path, *, pins_left: int) -> None:
+    """The other layout stays attached: after a load that was killed, after one that fails, and after one that ends."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP4}:80": []})
+    pins = Pins(instance)
+    other = pins.directory.rename(pins.home / "v0")
+    before = {pin: pin.stat().st_ino for pin in other.iterdir()}
+    leave_killed_load(instance, cgroup, pins_left=pins_left)
+    with made_cgroup() as exclusive, foreign_exclusive(exclusive, AttachType.CGROUP_SOCK_OPS):
+        assert clb("load", "--instance", instance, "--cgroup", exclusive).returncode == 3
+    load(instance, cgroup, "--room-servers", "5000")
+    assert pinned_sizes(pins) == sizes(5000, SOCKETS)
+    assert {pin: pin.stat().st_ino for pin in other.iterdir()} == before
+    assert dial(cgroup, VIP4, 80) == [refusal()]
 
 
 def test_cgroup_below_is_balanced_too(loaded: str, cgroup: Path) -> None:

@@ -115,6 +115,21 @@ def test_sidecar_works_as_the_units_run_it(loaded: str, cgroup: Path, knot: Knot
     assert VIP in (directory / "state" / "hosts").read_text()
 
 
+def test_umask_of_an_earlier_sidecar_does_not_lock_the_unit_out(
+    instance: str, directory: Path, knot: KnotServer
+) -> None:
+    """A sidecar of root has made the directories of the pins for itself alone; the loader's unit opens them."""
+    options, env = follows(knot, directory)
+    strict = ("sh", "-c", 'umask 077; exec "$@"', "sh")
+    with made_cgroup() as own:
+        with sidecar(instance, own, directory, options[:-2], wrapper=strict) as root:
+            assert root.stop() == 0
+        assert load_as_unit(instance, own).returncode == 0
+        unit = without(BESIDE, directory, instance)
+        with sidecar(instance, None, directory, options, wrapper=as_unit(unit), env=env) as found:
+            assert found.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("check", "cause"),
     [

@@ -22,12 +22,12 @@ from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import bcc, libbpf
 from clb_discovery.datapath.loading.home import make_home
 from clb_discovery.datapath.loading.sizes import Sizes, pinned_sizes
-from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.maps import Maps, read_info
 from clb_discovery.datapath.pins import OUTCOMES, PROGRAMS, Pins, detach
 from clb_discovery.errors import BusyError, HostError
 from clb_discovery.hints import load_command
 from clb_discovery.layout.elements import Info
-from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, FEATURE_OPTIONS, LAYOUT
+from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, FEATURE_OPTIONS, LAYOUT, Map
 from clb_discovery.model import own_servers
 from clb_discovery.publication.plan import plan
 
@@ -56,7 +56,8 @@ def load(  # noqa: PLR0913 - independent choices of two commands
 
     The network namespace of the caller becomes home, see `clb_home`.
 
-    Attached programs stay until everything that replaces them is ready. A first load that fails leaves nothing.
+    Attached programs stay until everything that replaces them is ready. A first load that fails leaves nothing, and
+    after one that was killed before it attached a program, the next load is the first.
 
     :param room: the sizes of new maps; existing ones keep theirs.
     :param alone: whether no other process writes the maps. Another writer keeps the self-test servers in them itself.
@@ -71,7 +72,9 @@ def load(  # noqa: PLR0913 - independent choices of two commands
         return False
     probe.raise_memlock_limit()
     probe.require_hooks()
-    is_first = not pins.home.exists()
+    if not _was_loaded(pins):
+        pins.remove_layout()
+    is_first = not pins.layouts()
     try:
         _load(pins, target, loader, room or Sizes(), alone=alone, outcomes=outcomes)
         make_home(pins, target)
@@ -80,6 +83,14 @@ def load(  # noqa: PLR0913 - independent choices of two commands
             pins.remove()
         raise
     return is_first
+
+
+def _was_loaded(pins: Pins) -> bool:
+    """Tell whether a load of this layout has ended, or has attached a program.
+
+    Otherwise its pins are those of a load that was killed: not all of them, or maps of other sizes than wanted now.
+    """
+    return pins.have_links() or (pins.map(Map.INFO).exists() and read_info(pins) is not None)
 
 
 def _load(  # noqa: PLR0913 - those of `load`

@@ -159,10 +159,10 @@ def test_upgrade_to_another_layout(app: Client) -> None:
 
     before = layouts()
     run("dpkg", "--install", "/later.deb")
-    wait_until(lambda: is_active(WRITER) and is_active(SIDECAR_OF_APP), "the sidecars are up again")
+    wait_until(lambda: layouts().isdisjoint(before), "the sidecars have left the old layout")
+    wait_until(lambda: is_active(WRITER) and is_active(SIDECAR_OF_APP), "they are up again")
     assert run("dpkg-query", "--show", "--showformat=${Version}", "clb-discovery").endswith("+later")
     assert len(before) == len(layouts()) == 1
-    assert layouts() != before
     assert status()["datapath"]["effective"]
     assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.2:7002"}
     systemctl("stop", app.unit)
