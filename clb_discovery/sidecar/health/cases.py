@@ -56,6 +56,11 @@ class Terms(NamedTuple):
     """Whether active checks have a say, too."""
 
 
+def heed_later(change: Change, terms: Terms | None) -> bool:
+    """Tell whether the programs heed a verdict from after a report: of a server that was back only with checks."""
+    return change.kind != ChangeKind.RETURNED or bool(terms and terms.checked)
+
+
 class Kind(StrEnum):
     """What has happened to a server."""
 
@@ -149,9 +154,7 @@ class Cases:
             yield News(Kind.NEEDED, member, change=change)
             return
         case = self._cases.get(member)
-        # A later verdict counts; but of a server that was back the programs take one only in a pool with checks.
-        heeds = change.kind != ChangeKind.RETURNED or (terms and terms.checked)
-        if case and change.time < case.decided_at and heeds:
+        if case and change.time < case.decided_at and heed_later(change, terms):
             return
         if change.kind == ChangeKind.RETURNED:
             if case:

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Change, ChangeKind, Server, Steering
+from clb_discovery.layout.elements import Change, Server, Steering
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.servers import Protocol, Vip
-from clb_discovery.sidecar.health.cases import News, Terms
+from clb_discovery.sidecar.health.cases import News, Terms, heed_later
 
 _SIZE: Final = structs.SERVER.size
 _STEERING: Final = structs.STEERING.size
@@ -55,9 +55,8 @@ def reported(maps: Maps, installed: Installed, changes: Sequence[Change]) -> lis
     for change in changes:
         if change.server in members:
             seen = _seen(maps, installed, members[change.server], change.server)
-            # Without checks, the programs heed no verdict on a server that was back before it.
-            heeds = change.kind != ChangeKind.RETURNED or (seen.terms and seen.terms.checked)
-            if seen.server.began == change.began and (seen.steering.decided_at <= change.time or not heeds):
+            answered = seen.steering.decided_at > change.time and heed_later(change, seen.terms)
+            if seen.server.began == change.began and not answered:
                 found.append((change, seen))
     return found
 
