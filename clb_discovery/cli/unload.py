@@ -34,25 +34,14 @@ def main(typed: argparse.Namespace) -> int:
         return 0
     with instance.locked():
         with instance.as_writer():  # first, so that no name leads to an address that is no longer balanced
-            left = _without_names(instance)
+            left = remove_names(instance.hosts_files(), instance.name)
         loader.unload(pins)
         if left:
-            raise HostError("; ".join(left))
+            raise HostError("; ".join(left.values()))
         instance.forget()  # not before no file has names
     if not loaded:
         _print_nothing_loaded(name)
     return 0
-
-
-def _without_names(instance: Instance) -> list[str]:
-    """Remove the names of an instance from hosts files; return why some may be left."""
-    left = []
-    for path in instance.hosts_files():
-        try:
-            remove_names(path, instance.name)
-        except HostError as error:
-            left.append(str(error))
-    return left
 
 
 def _require_ours(pins: Pins, *, is_alone: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,16 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
         return wanted != content
 
 
-def remove_names(path: Path, instance: str) -> None:
-    """Remove the block of an instance.
-
-    :raises HostError: as `write_names`, but not for a file that has no block.
-    """
-    try:
-        write_names(path, instance, {})
-    except HostError:
-        if _may_have_names(path, instance):
-            raise
+def remove_names(paths: Iterable[Path], instance: str) -> dict[Path, str]:
+    """Remove the blocks of an instance from files, each for itself; return why some may be left, by file."""
+    left = {}
+    for path in paths:
+        try:
+            write_names(path, instance, {})
+        except HostError as error:
+            if _may_have_names(path, instance):
+                left[path] = str(error)
+    return left
 
 
 def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> dict[str, Any] | None:

@@ -413,7 +413,6 @@ class Daemon:
             return
         with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
             await asyncio.to_thread(self._names.publish, installed)
-        await asyncio.to_thread(self._names.clean)
 
     def _write_state(self) -> None:
         self._self_report.zone = self._zone.document()

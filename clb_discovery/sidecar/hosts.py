@@ -7,7 +7,6 @@ from pathlib import Path
 import structlog
 
 from clb_discovery.datapath.instance import Instance
-from clb_discovery.errors import HostError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import real_path, remove_names, write_names
 from clb_discovery.layout.installed import Installed
@@ -40,7 +39,11 @@ class HostsFile:
         return sorted(map(str, [*self._left, *([real_path(self._path)] if self._path else [])]))
 
     def publish(self, installed: Installed) -> None:
-        """Write the names of all services, even if another program has rewritten the file; raises as `write_names`."""
+        """Write the names of all services, even if another program has rewritten the file, and clean the other files.
+
+        :raises HostError: as `write_names`, when the others are clean, or cannot be cleaned now.
+        """
+        self._clean()
         if self._path is None:
             return
         found = names(installed.virtual)
@@ -48,14 +51,8 @@ class HostsFile:
         if write_names(self._path, self._instance.name, found.addresses):
             _log.info("names published", file=str(self._path), names=len(found.addresses))
 
-    def clean(self) -> None:
+    def _clean(self) -> None:
         """Remove the names from the other files; the next call tries again what this one cannot."""
-        errors: list[str] = []
-        for left in sorted(self._left):
-            try:
-                remove_names(left, self._instance.name)
-            except HostError as error:
-                errors.append(str(error))
-            else:
-                self._left.remove(left)
-        self._announcer.trouble("cannot remove previously published names", "; ".join(errors) or None)
+        left = remove_names(sorted(self._left), self._instance.name)
+        self._left = set(left)
+        self._announcer.trouble("cannot remove previously published names", "; ".join(left.values()) or None)
