@@ -37,6 +37,10 @@ _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a pipe must not block
 
 
+PASSABLE: Final = 0o755
+"""The mode of a directory that everyone may pass; a program with another umask may have made it for root alone."""
+
+
 class Place(NamedTuple):
     """A name in an open directory."""
 

@@ -20,6 +20,7 @@ from clb_discovery.datapath.bpf import GracePeriod
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets import records
 from clb_discovery.errors import HostError
+from clb_discovery.files import PASSABLE
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Protocol
 
@@ -52,8 +53,6 @@ WRITER: Final[Mapping[Map, Access]] = {
 reader of a ring buffer writes its own position there."""
 EVERYTHING: Final[Mapping[Map, Access]] = dict.fromkeys(Map, Access.WRITE)
 """Maps that root opens."""
-_PASSABLE: Final = 0o755
-"""The mode of a directory: `run`, with another umask, may have made it for root alone."""
 
 
 def prepare(pins: Pins) -> None:
@@ -99,7 +98,7 @@ def share(pins: Pins, group: int) -> None:
     modes |= {pin: Access.READ for pin in map(pins.records, Protocol) if pin.exists()}
     try:
         for directory in pins.directories:
-            directory.chmod(_PASSABLE)
+            directory.chmod(PASSABLE)
         for pin, mode in modes.items():
             os.chown(pin, -1, group)
             pin.chmod(mode)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.errors import BusyError, ClbError, HostError
-from clb_discovery.files import Place, acting_as, read_file, replace_file, safe_directory
+from clb_discovery.files import PASSABLE, Place, acting_as, read_file, replace_file, safe_directory
 from clb_discovery.model.neighbours import Neighbour, recorded, remembered
 
 RUN: Final = Path("/run/clb-discovery")
@@ -33,7 +33,6 @@ _MOST_STATE: Final = 64 << 20
 _OURS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock: type, whence, start, length, process
 _STOP_IT: Final = "stop it, or use another --instance"
-_PASSABLE: Final = 0o755
 _SHARED_DIRECTORY: Final = 0o1775  # sticky: members of the group cannot replace files created by root
 _SHARED_LOCK: Final = 0o660
 
@@ -130,7 +129,7 @@ class Instance:
         """
         try:
             with safe_directory(RUN) as run, self._opened() as directory:
-                os.fchmod(run, _PASSABLE)  # `run`, with another umask, may have made it for root alone
+                os.fchmod(run, PASSABLE)
                 if alone and _owner(Place(directory, _STATE)) == os.fstat(directory).st_uid:
                     os.unlink(_STATE, dir_fd=directory)  # a file of root, which the group could not replace
                 lock = os.open(_LOCK, os.O_RDWR | _OURS, dir_fd=directory)
