@@ -73,23 +73,23 @@ def plan(
     desired: Mapping[Vip, VirtualServer],
     *,
     complete: bool,
-    gone: AbstractSet[Vip] = frozenset(),
-    keep: AbstractSet[Vip] = frozenset(),
+    gone: AbstractSet[Vip] | None = None,
 ) -> Plan:
     """Return the steps from the installed to the desired state.
 
     :param complete: whether `desired` contains every virtual server. Before every source has answered once, it does
         not: virtual servers that it lacks stay then, and so do orphans.
-    :param gone: virtual servers that go although `desired` is not complete.
-    :param keep: virtual servers that stay although `desired` lacks them. An exact port can be here only if the wildcard
-        of its address is neither added nor deleted, and vice versa.
+    :param gone: virtual servers to delete, none of them desired; None for all that a complete `desired` lacks. An exact
+        port that stays although it is not desired needs a wildcard of its address that is neither added nor deleted,
+        and vice versa.
     """
     draft = Draft(installed)
     for server in sorted(desired.values(), key=lambda server: server.vip.port == 0):
         draft.publish(server)
     links = draft.chains.stored()
-    lacking = installed.virtual.keys() - desired.keys() - keep if complete else installed.virtual.keys() & gone
-    removed = tuple(sorted(lacking, key=lambda vip: (vip.port != 0, vip)))
+    if gone is None:
+        gone = installed.virtual.keys() - desired.keys() if complete else frozenset()
+    removed = tuple(sorted(gone, key=lambda vip: (vip.port != 0, vip)))
     for vip in removed:
         draft.withdraw(vip)
     orphans = _without(installed.orphans, draft.writes)

@@ -105,8 +105,7 @@ def publication(
     chosen = choose(installed, admitted.changes, [vip for vip in gone if vip not in kept], waited, taken, budget=budget)
     # After a complete plan, and if nothing is withdrawn, a plan of the changes alone is enough.
     whole = wanted.complete and (not goes_on or bool(chosen.withdraw))
-    keep = installed.virtual.keys() - set(chosen.withdraw) if whole else frozenset()
-    steps = plan(installed, chosen.publish, complete=whole, gone=frozenset(chosen.withdraw), keep=keep)
+    steps = plan(installed, chosen.publish, complete=whole, gone=frozenset(chosen.withdraw))
     unpublished = (*admitted.refused, *chosen.cramped)
     late |= dict.fromkeys((*kept, *(one.vip for one in unpublished)), 0)
     collects = whole and bool(installed.orphans)  # which also makes room

@@ -171,8 +171,7 @@ def test_a_chain_is_not_too_long_while_it_changes() -> None:
     installed = plan(Installed(), {one.vip: one for one in new[:-1]}, complete=True).result
     found = choose(installed, [new[-1]], [new[0].vip], {}, budget=None)
     assert (found.publish, found.withdraw, set(found.left)) == ({}, [new[0].vip], {new[-1].vip})
-    keep = installed.virtual.keys() - {new[0].vip}
-    installed = plan(installed, found.publish, complete=True, keep=keep).result
+    installed = plan(installed, found.publish, complete=True, gone=frozenset(found.withdraw)).result
     assert choose(installed, [new[-1]], (), {}, budget=None).publish == {new[-1].vip: new[-1]}
 
 
@@ -248,7 +247,7 @@ def test_slices_come_to_what_one_round_comes_to(state: State, desired: Desired, 
         written = sum(len(one.pool) + OVERHEAD for one in found.publish.values())
         units = {(one.address, one.protocol) for one in (*found.publish, *found.withdraw)}
         assert written <= max(budget, sum(len(one.pool) + OVERHEAD for one in changes) // SHARE) or len(units) == 1
-        made = plan(installed, found.publish, complete=True, keep=installed.virtual.keys() - set(found.withdraw))
+        made = plan(installed, found.publish, complete=True, gone=frozenset(found.withdraw))
         states = history(state, made.steps)
         new = pools_of(desired)
         for target in TARGETS:

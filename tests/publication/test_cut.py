@@ -83,7 +83,9 @@ def test_all_others_get_through(state: State, desired: Desired, share: float) ->
     states, found = cut_at(state, made, at, refused)
     others = {vip: server for vip, server in desired.items() if vip != found.vip}
     kept = installed.virtual.keys() & {found.vip}
-    again = plan(found.carried_out.result, others, complete=True, keep=kept)
+    carried_out = found.carried_out.result
+    gone = carried_out.virtual.keys() - others.keys() - kept
+    again = plan(carried_out, others, complete=True, gone=gone)
     later = history(states[-1], again.steps)
     left = read(later[-1])
     assert left.orphans == {}
