@@ -76,7 +76,7 @@ class Publisher:
         self._aside: dict[Vip, Aside] = {}
         self._leaving = Leaving()
         self._closing: asyncio.Task[None] | None = None  # closes sockets of removed servers
-        self._closed: Collection[Protocol] = ()  # the protocols whose sockets are closed
+        self._protocols: Collection[Protocol] = ()  # the protocols whose sockets are closed
         self._replaced = False  # whether the maps were replaced by others since they were read
         self._failed_until: float | None = None  # when to try again after a publication that failed as a whole
         self._pause = FIRST_PAUSE
@@ -265,7 +265,7 @@ class Publisher:
 
         It takes a task of its own, because the service that closes them may be slow, and pools must not wait for it.
         """
-        self._closed = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
+        self._protocols = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
         if self._is_closing:
             return  # it goes on with those that have been added
         if self._due():
@@ -274,11 +274,11 @@ class Publisher:
             self._announcer.closed(None)
 
     def _due(self) -> frozenset[bytes]:
-        return self._leaving.due(self.installed, self._closed, time.monotonic())
+        return self._leaving.due(self.installed, self._protocols, time.monotonic())
 
     async def _close_due(self) -> None:
         while members := self._due():
-            protocols = self._closed
+            protocols = self._protocols
             closed = await self._plane.request_closing(members, protocols)
             if closed is None:
                 async with self._kernel:

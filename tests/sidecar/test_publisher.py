@@ -318,15 +318,21 @@ def test_maps_that_are_attached_again_are_no_news(clock: Clock) -> None:
     assert world.plane.closed == []
 
 
-async def test_nothing_waits_for_the_service_that_closes_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it is silent, pools are published and the maps are free; what leaves meanwhile is closed next."""
-    monkeypatch.setattr(publishing, "_PATIENCE", 0.01)
-    world = World(2, Protocol.UDP)
-    world.maps.room = OWN + 2
+async def closing(services: int) -> World:
+    """Return a world in which all servers were replaced, while the service that closes sockets is silent."""
+    world = World(services, Protocol.UDP)
+    world.maps.room = OWN + services
     world.plane.service = asyncio.get_running_loop().create_future()
     for servers in (ONE,), (TWO,):
         world.known = dict.fromkeys(world.known, servers)
         await asyncio.wait_for(world.publishing(), 10)
+    return world
+
+
+async def test_nothing_waits_for_the_service_that_closes_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is silent, pools are published and the maps are free; what leaves meanwhile is closed next."""
+    monkeypatch.setattr(publishing, "_PATIENCE", 0.01)
+    world = await closing(2)
     async with world.publisher.using_maps():
         pass
     world.known["srv:s0"] = (ONE,)
@@ -334,6 +340,7 @@ async def test_nothing_waits_for_the_service_that_closes_sockets(monkeypatch: py
     assert world.publisher.next_try == math.inf
     assert world.pools() == {"s0": (ONE,), "s1": (TWO,)}
     silent, world.plane.service = world.plane.service, None
+    assert silent is not None
     silent.set_result(Destroyed(0, frozenset(), 0))
     await world.publisher.end()
     members = [elements.pack_member(elements.pack_vip(one.vips[0]), TWO) for one in world.services]
@@ -343,13 +350,9 @@ async def test_nothing_waits_for_the_service_that_closes_sockets(monkeypatch: py
 async def test_the_end_does_not_wait_for_the_service_that_closes_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may never answer."""
     monkeypatch.setattr(publishing, "_PATIENCE", 0.01)
-    world = World(1, Protocol.UDP)
-    world.maps.room = OWN + 1
-    world.plane.service = asyncio.get_running_loop().create_future()
-    for servers in (ONE,), (TWO,):
-        world.known = dict.fromkeys(world.known, servers)
-        await world.publishing()
+    world = await closing(1)
     await asyncio.wait_for(world.publisher.end(), 10)
+    assert world.plane.service is not None
     assert world.plane.service.cancelled()
 
 

@@ -140,7 +140,6 @@ class DnsSource:
 
         :raises SourceError: if there is no complete answer.
         """
-        clock = asyncio.get_running_loop().time
         if self.due is not None:
             try:
                 async with asyncio.timeout_at(self.due):
@@ -150,11 +149,12 @@ class DnsSource:
                 pass
         self.due = None
         self._hastened.clear()
-        return await self._round(clock())
+        return await self._round()
 
-    async def _round(self, started: float) -> Answer:
+    async def _round(self) -> Answer:
         """Query all parts that are due, and set the time of the next round; raises as `next`."""
         clock = asyncio.get_running_loop().time
+        started = clock()
         unread, self._unread = self._unread, BOTH  # until there is an answer
         try:
             async with asyncio.timeout(ROUND_TIMEOUT), Lookup(self.name, self._resolvers.current()) as lookup:
