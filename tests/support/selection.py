@@ -66,6 +66,8 @@ MACHINE: Final = (
     "test_files.py::test_leftovers_of_another_users_crash_are_removed",
     "test_log.py::test_on_a_terminal_a_line_is_a_sentence",
     "test_systemd.py::test_cgroup_is_made_before_the_unit_is_started",
+    "test_systemd.py::test_installing_the_package_does_not_wait_for_a_unit",
+    "test_systemd.py::test_only_removing_the_package_stops_units",
     "test_systemd.py::test_restrictions_of_the_unit_are_in_force",
     "test_systemd.py::test_sidecar_is_little_exposed",
     "test_systemd.py::test_systemd_accepts_the_unit",
