@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,18 @@ from tests.programs.as_unit import read_unit
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.sidecar import clb
-from tests.support.units import BESIDE, CLOSE, CLOSE_SOCKET, DATAPATH, DATAPATH_BESIDE, SIDECAR, UNITS, as_unit
+from tests.support.units import (
+    BESIDE,
+    CLOSE,
+    CLOSE_SOCKET,
+    DATAPATH,
+    DATAPATH_BESIDE,
+    HANDOVER,
+    HANDOVER_PATH,
+    SIDECAR,
+    UNITS,
+    as_unit,
+)
 
 MOST_EXPOSURE: Final = 15
 """For the sidecar, in tenths, by `systemd-analyze security`."""
@@ -36,7 +46,8 @@ RUNNING: Final = (
     "clb-discovery-close.socket clb-discovery-datapath.service clb-discovery.service clb-discovery@*.service"
 )
 """Units of the Debian package that can run."""
-STARTED_BY_SYSTEMD: Final = (SIDECAR, BESIDE, DATAPATH, DATAPATH_BESIDE, CLOSE)
+STARTED_BY_SYSTEMD: Final = (SIDECAR, BESIDE, DATAPATH, DATAPATH_BESIDE, CLOSE, HANDOVER)
+STARTERS: Final = (CLOSE_SOCKET, HANDOVER_PATH)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +57,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = directory / "clb-discovery"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    for unit in (*STARTED_BY_SYSTEMD, CLOSE_SOCKET):
-        copy = directory / unit.name.replace("@.", "@shop.")
-        copy.write_text(unit.read_text().replace("/usr/bin/clb-discovery", str(program)))
-    shutil.copy(directory / "clb-discovery-close@shop.service", directory / CLOSE.name)
+    for unit in (*STARTED_BY_SYSTEMD, *STARTERS):
+        for name in (unit.name, unit.name.replace("@.", "@shop.")):
+            (directory / name).write_text(unit.read_text().replace("/usr/bin/clb-discovery", str(program)))
     (directory / "shop.service").write_text("[Service]\nExecStart=/bin/true\n")
     return directory
 
 
-@pytest.mark.parametrize("unit", [*STARTED_BY_SYSTEMD, CLOSE_SOCKET], ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", [*STARTED_BY_SYSTEMD, *STARTERS], ids=lambda unit: unit.name)
 def test_systemd_accepts_the_unit(installed: Path, unit: Path) -> None:
     """`systemd-analyze verify` reports nothing about the unit if its program exists."""
     verify = subprocess.run(
@@ -79,11 +89,7 @@ def test_sidecar_is_little_exposed(installed: Path, unit: Path) -> None:
 def test_units_fit_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     """The program accepts every command line of a unit; a unit without options is wrong usage."""
     for unit in STARTED_BY_SYSTEMD:
-        for line in re.findall(
-            r"^Exec\w+=(?:-?\+/usr/bin/nsenter --target 1 --mount )?/usr/bin/clb-discovery (.*)$",
-            unit.read_text(),
-            re.MULTILINE,
-        ):
+        for line in re.findall(r"^Exec\w+=/usr/bin/clb-discovery (.*)$", unit.read_text(), re.MULTILINE):
             words = line.replace("%i", "shop").replace("--group clb-discovery", "--group root").split()
             assert make_parser().parse_args([word for word in words if not word.startswith("$")])
     settings = read_unit(SIDECAR)
@@ -104,7 +110,7 @@ def test_units_of_the_sidecar_are_patient() -> None:
 
 
 def test_stopping_takes_nothing_away() -> None:
-    """No unit unloads anything when it stops; only maps of other layouts are removed, after a start."""
+    """No unit unloads anything when it stops; only maps of other layouts are removed, by a unit of their own."""
     for unit in STARTED_BY_SYSTEMD:
         assert "ExecStop" not in unit.read_text()
         assert all(
@@ -139,10 +145,11 @@ def test_units_name_the_same_places() -> None:
     assert one["ReadWritePaths"] == f"-{RUN}/default"
     assert loader["RuntimeDirectoryPreserve"] == "yes"
     assert socket["ListenStream"] == str(SOCKET)
+    assert Path(read_unit(HANDOVER_PATH)["PathChanged"]).parent == RUN / "%i"
     assert one["StateDirectory"] == "clb-discovery"
 
 
-@pytest.mark.parametrize("unit", [SIDECAR, DATAPATH, CLOSE_SOCKET, UNITS / "clb-discovery.sysusers"], ids=str)
+@pytest.mark.parametrize("unit", [SIDECAR, DATAPATH, *STARTERS, UNITS / "clb-discovery.sysusers"], ids=str)
 def test_every_line_has_its_reason(unit: Path) -> None:
     """A comment is followed by at most a few settings, and every block of settings has one."""
     _, *blocks = re.split(r"^#.*\n(?!#)", unit.read_text(), flags=re.MULTILINE)

@@ -28,6 +28,7 @@ _TRACE: Final = "trace"
 _STATE: Final = "state.json"
 _LOADED: Final = "loaded.json"
 _FAILED: Final = "failed-load.json"
+_TAKES_OVER: Final = "takes-over"
 _MOST_STATE: Final = 64 << 20
 """Most bytes of a file that is read; the state of a sidecar with 10,000 sources has some millions."""
 _OURS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -192,6 +193,19 @@ class Instance:
         with suppress(OSError, HostError), self._opened() as directory:
             os.unlink(_FAILED, dir_fd=directory)
 
+    def request_handover(self) -> None:
+        """Replace the file whose change starts the unit that removes the programs of other layouts.
+
+        :raises HostError: if it cannot be written.
+        """
+        try:
+            with self._opened() as directory:
+                replace_file(Place(directory, _TAKES_OVER), b"", lasting=False)
+        except OSError as error:
+            raise HostError(
+                f"cannot write {self._directory / _TAKES_OVER}: {error.strerror}; is the file system full?"
+            ) from error
+
     def load_error(self) -> str | None:
         """Return why the last load failed; None if it succeeded."""
         found = _read(self._directory, _FAILED).get("error")
@@ -247,7 +261,7 @@ class Instance:
     def forget(self) -> None:
         """Remove the state files. The lock file stays, because a new one would allow a second holder."""
         with self._opened() as directory:
-            for name in (_STATE, _LOADED, _FAILED):
+            for name in (_STATE, _LOADED, _FAILED, _TAKES_OVER):
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=directory)
 

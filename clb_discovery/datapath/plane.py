@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from clb_discovery.datapath import cgroup as cgroups
 from clb_discovery.datapath import closer, handover, selftest
@@ -23,6 +26,9 @@ from clb_discovery.hints import load_command, outcomes_command
 from clb_discovery.layout.structs import LAYOUT
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Protocol
+
+_ASK_AGAIN_AFTER: Final = 10.0
+"""Seconds after which a service of root's that has not done its work is started again."""
 
 
 class Plane(ABC):
@@ -113,10 +119,10 @@ class Plane(ABC):
         """Tell whether `trace` runs and relies on us to follow outcomes."""
 
     @abstractmethod
-    def settle(self) -> None:
-        """Clean up, once our maps serve in place of those of another layout; raises as `bring_up`.
+    def settle(self) -> bool:
+        """Have the programs of other layouts removed, once our maps serve; raises as `bring_up`.
 
-        It is called again if it failed.
+        Return whether they are gone. If not, or if it raises, it is called again.
         """
 
     async def request_closing(
@@ -189,9 +195,10 @@ class OwnPlane(Plane):
         """Look at the lock of tracing. A trace cannot attach it by itself, because we hold the lock for loading."""
         return self._instance.tracer() is not None
 
-    def settle(self) -> None:
-        """Remove the programs of other layouts: they run before ours and have served connects until now."""
+    def settle(self) -> bool:
+        """Remove them: they run before ours and have served connects until now."""
         self._pins.remove_other_layouts()
+        return True
 
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
         """Close them with our own privileges."""
@@ -216,6 +223,7 @@ class LoadedPlane(Plane):
         super().__init__(pins)
         self._load = load_command(pins.instance)
         self._opened: tuple[int, ...] = ()
+        self._handover_at = -math.inf  # when to ask for it, or to ask again
 
     @property
     def cgroup(self) -> Path:
@@ -276,8 +284,15 @@ class LoadedPlane(Plane):
         """Return False: root's trace attaches it by itself."""
         return False
 
-    def settle(self) -> None:
-        """Do nothing: root removes other layouts with `clb-discovery unload --other-layouts`."""
+    def settle(self) -> bool:
+        """Ask a unit of root's to remove them, and again after a while if they are still there."""
+        if not self.other_layouts():
+            return True
+        now = time.monotonic()
+        if now >= self._handover_at:
+            self._handover_at = now + _ASK_AGAIN_AFTER
+            self._instance.request_handover()
+        return False
 
     async def request_closing(self, members: Collection[bytes], protocols: Collection[Protocol]) -> Destroyed | None:
         """Ask the service of the systemd units."""

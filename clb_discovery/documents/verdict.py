@@ -85,7 +85,7 @@ def _loaded(status: Mapping[str, Any]) -> Iterator[Problem]:
     if datapath["loaded"] and others:
         text = f"the programs of {others} run first: changes do not reach connects until the sidecar has removed them"
         command = unload_others_command(instance)
-        yield Problem("data plane", f"{text}, once its pools are published; with --loader none run then: {command}")
+        yield Problem("data plane", f"{text}, once its pools are published; if they stay, run: {command}")
     if datapath["load_error"]:
         stays = "; the programs of the previous one stay as they are" if datapath["loaded"] else ""
         yield Problem("data plane", f"the last load failed: {datapath['load_error']}{stays}")

@@ -310,7 +310,8 @@ class Daemon:
     def _notify(self, installed: Installed, now: float, *, settled: bool) -> None:
         """Report to the service manager how the sources are, and once that the sidecar is ready.
 
-        Before that, the programs of another layout go, so that what waits for the sidecar is balanced by ours.
+        Before that, the programs of another layout go if we may remove them, so that what waits for the sidecar is
+        balanced by ours.
         """
         services = self._services
         if self._readiness.reach(settled=settled, served=services.is_served):
@@ -319,8 +320,7 @@ class Daemon:
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
         if not self._is_alone and self._takes_over(now):
             with self._announcer.trying("cannot remove the programs of another version", HostError, OSError):
-                self._plane.settle()
-                self._is_alone = True
+                self._is_alone = self._plane.settle()
         self._service_manager.status(services.summary, ready=self._readiness.is_ready)
 
     def _takes_over(self, now: float) -> bool:

@@ -140,7 +140,7 @@ def test_another_version_runs_first() -> None:
     (only,) = last_line(document)
     assert only == (
         "the programs of layout v1, v2 run first: changes do not reach connects until the sidecar has removed them, "
-        "once its pools are published; with --loader none run then: clb-discovery unload --other-layouts"
+        "once its pools are published; if they stay, run: clb-discovery unload --other-layouts"
     )
 
 

@@ -7,7 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +26,8 @@ from tests.support.dataplane import dial, publish, refusal
 from tests.support.listeners import listening
 from tests.support.loading import loading
 from tests.support.process import free_port, running, wait_until
-from tests.support.sidecar import Sidecar, clb, load, sidecar, status
-from tests.support.units import BESIDE, as_unit, load_as_unit, without
+from tests.support.sidecar import COMMAND, Sidecar, clb, load, sidecar, status
+from tests.support.units import BESIDE, as_unit, handing_over, load_as_unit, without
 
 VIP: Final = "10.64.0.1"
 SRV: Final = ("--srv", f"_web._tcp.example={VIP}:80", "--resolver", "127.0.0.1:1")
@@ -174,34 +174,49 @@ def test_unknown_group_is_wrong_usage(instance: str) -> None:
     assert "groupadd --system no-such-group" in result.stderr
 
 
+@contextmanager
+def taking_over(instance: str, cgroup: Path, config: Path, *words: str, loads: bool) -> Iterator[Path]:
+    """Run a sidecar that loads, or the units without waiting until they are ready; yield its log.
+
+    :param words: the program before the arguments of the command.
+    """
+    log = config.parent / "taking-over.log"
+    log.touch()
+    unit = without(BESIDE, config.parent, instance)
+    plane = (*loading(), "--cgroup", str(cgroup)) if loads else ("--loader", "none")
+    options = ["--instance", instance, *plane, "--config", str(config), "--log-format", "json"]
+    with ExitStack() as stack:
+        if not loads:
+            assert load_as_unit(instance, cgroup).returncode == 0
+            ended = stack.enter_context(handing_over(instance, config.parent))
+        stack.enter_context(running([*(() if loads else as_unit(unit)), *words, "run", *options], log))
+        yield log
+    assert loads or set(ended) <= {0}
+
+
 @pytest.mark.parametrize("loads", [True, False])
 def test_another_layout_is_taken_over_without_a_failed_connect(
-    instance: str, cgroup: Path, tmp_path: Path, config: Path, *, loads: bool
+    instance: str, cgroup: Path, config: Path, *, loads: bool
 ) -> None:
     """Connects use the programs of another layout until the new maps serve all; then those programs are removed."""
     port = free_port()
     load(instance, cgroup)
     publish(instance, {f"{VIP}:{port}": [f"127.0.0.1:{port}"]})
     pins = Pins(instance)
-    options = serving(config, f"127.0.0.1:{port}", port)
-    with connecting(cgroup, port, tmp_path, VIP) as connects:
+    serving(config, f"127.0.0.1:{port}", port)
+    with connecting(cgroup, port, config.parent, VIP) as connects:
         pins.directory.rename(pins.home / "v0")
-        if not loads:
-            load(instance, cgroup)
-        assert [path.name for path in pins.other_layouts()] == ["v0"]
-        with sidecar(instance, cgroup if loads else None, tmp_path, options) as found:
-            if not loads:
-                assert clb("unload", "--other-layouts", "--instance", instance).returncode == 0
-            found.wait_for(lambda: pins.other_layouts() == [], "the other layout is gone")
+        with taking_over(instance, cgroup, config, *COMMAND, loads=loads):
+            wait_until(lambda: pins.have_links() and pins.other_layouts() == [], "the other layout is gone")
             (before,) = counted(instance)
-            found.wait_for(lambda: counted(instance)[0] > before + 20, "connects go over the new maps")
-            assert found.stop() == 0
+            wait_until(lambda: counted(instance)[0] > before + 20, "connects go over the new maps")
     assert [connect for connect in connects if connect.error] == []
 
 
+@pytest.mark.parametrize("loads", [True, False])
 @pytest.mark.parametrize("known", [True, False])
 def test_service_without_an_answer_does_not_keep_another_layout(
-    instance: str, cgroup: Path, tmp_path: Path, config: Path, *, known: bool
+    instance: str, cgroup: Path, config: Path, *, known: bool, loads: bool
 ) -> None:
     """The sidecar never gets ready; its pools take over all the same, unless it has none."""
     load(instance, cgroup)
@@ -209,22 +224,21 @@ def test_service_without_an_answer_does_not_keep_another_layout(
     pins = Pins(instance)
     pins.directory.rename(pins.home / "v0")
     never = '[[service]]\nname = "never"\nvip = "10.64.0.9:80"\ndns = "never.example:80"\n'
+    hasty = (sys.executable, "-m", "tests.programs.hasty_sidecar", "3")
     with listening("127.0.0.1") as (server,):
         if known:
             serving(config, server.name)
-        config.write_text((config.read_text() if known else "") + never)
-        options = ["--config", str(config), "--resolver", "127.0.0.1:1", "--instance", instance, *loading()]
-        hasty = [sys.executable, "-m", "tests.programs.hasty_sidecar", "3", "run", "--cgroup", str(cgroup), *options]
-        with running(hasty, tmp_path / "log"):
+        config.write_text('resolver = ["127.0.0.1:1"]\n' + (config.read_text() if known else "") + never)
+        with taking_over(instance, cgroup, config, *hasty, loads=loads) as log:
             if known:
                 wait_until(lambda: pins.other_layouts() == [], "the other layout is gone")
                 assert dial(cgroup, VIP, 80) == ["ok"]
             else:
-                wait_until(lambda: "source fails" in (tmp_path / "log").read_text(), "its source has been tried")
+                wait_until(lambda: "source fails" in log.read_text(), "its source has been tried")
                 time.sleep(4)
                 assert [path.name for path in pins.other_layouts()] == ["v0"]
                 assert dial(cgroup, VIP, 80) == [refusal()]
-    assert '"ready"' not in (tmp_path / "log").read_text()
+            assert '"ready"' not in log.read_text()
 
 
 def test_only_other_layout_stays(instance: str, cgroup: Path) -> None:

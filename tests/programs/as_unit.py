@@ -214,7 +214,7 @@ def filtered(unit: Path, program: list[str]) -> None:
             denied.rule(failing(errno.EPERM), name)
         for flag in _NAMESPACES:
             denied.rule(failing(errno.EPERM), "clone", (0, _MASKED_EQUAL, flag, flag))
-    families = {getattr(socket, name) for name in settings["RestrictAddressFamilies"].split()}
+    families = {getattr(socket, name) for name in settings["RestrictAddressFamilies"].split() if name != "none"}
     for family in set(_FAMILIES) - families:
         denied.rule(failing(errno.EAFNOSUPPORT), "socket", (0, EQUAL, family, 0))
     otherwise = settings.get("SystemCallErrorNumber")

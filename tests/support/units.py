@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from clb_discovery.datapath.closer import SOCKET
-from tests.programs.as_unit import USER
+from tests.programs.as_unit import USER, read_unit
 from tests.support.pace import patient
 from tests.support.sidecar import COMMAND
 
@@ -27,6 +27,8 @@ BESIDE: Final = UNITS / "clb-discovery@.service"
 """The sidecar of one application; it has the same rights as `SIDECAR`, for an instance with another name."""
 CLOSE: Final = UNITS / "clb-discovery-close@.service"
 CLOSE_SOCKET: Final = UNITS / "clb-discovery-close.socket"
+HANDOVER: Final = UNITS / "clb-discovery-handover@.service"
+HANDOVER_PATH: Final = UNITS / "clb-discovery-handover@.path"
 
 
 def as_unit(unit: Path) -> tuple[str, ...]:
@@ -105,3 +107,37 @@ def closing_service(unit: Path) -> Iterator[list[int]]:
             SOCKET.unlink()
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+@contextmanager
+def handing_over(instance: str, directory: Path) -> Iterator[list[int]]:
+    """Start the service for each change of the file of its path unit, as systemd does; yield the list of exit codes."""
+    unit = without(HANDOVER, directory, instance)
+    words = read_unit(unit)["ExecStart"].split()[1:]
+    watched = Path(read_unit(HANDOVER_PATH)["PathChanged"].replace("%i", instance))
+    ended: list[int] = []
+    stops = threading.Event()
+
+    def watch() -> None:
+        before = changed(watched)
+        while not stops.wait(0.05):
+            if (now := changed(watched)) != before:
+                before = now
+                ended.append(subprocess.run([*as_unit(unit), *COMMAND, *words], check=False).returncode)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        stops.set()
+        thread.join()
+
+
+def changed(path: Path) -> tuple[int, int] | None:
+    """Return what differs after each change of a file; None if it does not exist."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -37,6 +37,7 @@ from tests.vm.systemd.guest.host import (
 )
 
 TOKEN: Final = Path("/etc/consul-token")
+NEVER: Final = '[[service]]\nname = "never"\nvip = "10.64.0.8:80"\ndns = "never.example:80"\n'
 NEW_SERVICE: Final = '[[service]]\nname = "new"\nvip = "10.64.0.9:80"\nservers = ["127.0.0.3:7003"]\n'
 
 
@@ -151,15 +152,22 @@ def test_sidecar_of_one_application(app: Client) -> None:
 
 
 def test_upgrade_to_another_layout(app: Client) -> None:
-    """Installing a version whose maps have another layout is enough; the old ones are removed."""
+    """Installing a version whose maps have another layout is enough; the old ones are removed.
+
+    A service that never has an answer keeps the sidecar from being ready, and delays this only.
+    """
     assert app.is_running
 
     def layouts() -> set[str]:
         return {path.name for path in BPFFS.glob("clb-discovery/*/v*")}
 
     before = layouts()
-    run("dpkg", "--install", "/later.deb")
-    wait_until(lambda: layouts().isdisjoint(before), "the sidecars have left the old layout")
+    with config(f'resolver = ["127.0.0.1:1"]\n{CONFIG.read_text()}\n{NEVER}'):
+        run("dpkg", "--install", "/later.deb")
+        wait_until(lambda: layouts().isdisjoint(before), "the sidecars have left the old layout", 150)
+        assert show(WRITER, "ActiveState") == "activating"
+        assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.2:7002"}
+    systemctl("restart", "--no-block", WRITER)
     wait_until(lambda: is_active(WRITER) and is_active(SIDECAR_OF_APP), "they are up again")
     assert run("dpkg-query", "--show", "--showformat=${Version}", "clb-discovery").endswith("+later")
     assert len(before) == len(layouts()) == 1
