@@ -1,4 +1,4 @@
-"""A client that connects to itself and closes, with little cost of its own (`connects.c`)."""
+"""A client that connects and closes, with little cost of its own (`connects.c`)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Times(NamedTuple):
     """Nanoseconds for one connection that nothing has disturbed, from many."""
 
     connect: float
-    """In connect(2), which includes the whole handshake at both ends."""
+    """In connect(2), which includes the whole handshake."""
     whole: float
-    """From socket(2) to close(2), at both ends."""
+    """From socket(2) until both ends are closed."""
 
 
 class Client:
@@ -35,7 +35,7 @@ class Client:
         self._port = port
 
     def connect(self, address: str, times: int, close: str = RST) -> Times:
-        """Make so many connections to the port of the listener at an address that leads there."""
+        """Make so many connections to the client's port at an address that leads to the other end."""
         assert self._process.stdin
         assert self._process.stdout
         print(address, self._port, times, close, file=self._process.stdin, flush=True)
@@ -47,19 +47,35 @@ class Client:
 
 @contextmanager
 def client(program: Path, listener: socket.socket, cgroup: Path | None = None) -> Iterator[Client]:
-    """Run a client while the block runs.
+    """Run a client that connects to itself while the block runs.
 
     :param program: the compiled client.
     :param listener: where it accepts its connections. That end belongs to the cgroup of this process.
     :param cgroup: that of the client, if not that of this process.
     """
-    fd = listener.fileno()
+    with _running(program, listener.fileno(), listener.getsockname()[1], cgroup) as found:
+        yield found
+
+
+@contextmanager
+def client_of_another_host(program: Path, tun: int, port: int, cgroup: Path | None = None) -> Iterator[Client]:
+    """Run a client that connects to another host while the block runs; root only.
+
+    :param tun: the descriptor of a TUN device, to which addresses of that host lead; the client plays that host there.
+    :param port: any.
+    """
+    with _running(program, tun, port, cgroup) as found:
+        yield found
+
+
+@contextmanager
+def _running(program: Path, fd: int, port: int, cgroup: Path | None) -> Iterator[Client]:
     command: list[str | Path] = [program, str(fd)]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         inside(cgroup, command) if cgroup else command, stdin=pipe, stdout=pipe, text=True, pass_fds=[fd]
     ) as process:
         try:
-            yield Client(process, listener.getsockname()[1])
+            yield Client(process, port)
         finally:
             process.kill()

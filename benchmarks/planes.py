@@ -23,6 +23,7 @@ AGAIN: Final = "direct again"
 LEAN: Final = "lean"
 SHIPPED: Final = "as shipped"
 LEAST_CONN: Final = "least-conn"
+LEAST_CONN_BUSY: Final = "least-conn, all servers busy"
 LEAN_ELSEWHERE: Final = "elsewhere, lean"
 SHIPPED_ELSEWHERE: Final = "elsewhere, as shipped"
 
@@ -35,6 +36,8 @@ class State(NamedTuple):
     servers: int = len(REAL)
     rows: tuple[tuple[str, str], ...] = ()
     """What is measured: names, and the addresses that the client connects to."""
+    busy: str = ""
+    """The name under which connects to the VIP are measured while every server has connections, if they are."""
 
 
 STATES: Final = (
@@ -44,7 +47,9 @@ STATES: Final = (
         rows=((LEAN, VIP), (LEAN_ELSEWHERE, REAL[0])),
     ),
     State("bench-shipped", (), rows=((SHIPPED, VIP), (SHIPPED_ELSEWHERE, REAL[0]))),
-    State("bench-least-conn", ("--algorithm", "least-conn"), servers=8, rows=((LEAST_CONN, VIP),)),
+    State(
+        "bench-least-conn", ("--algorithm", "least-conn"), servers=8, rows=((LEAST_CONN, VIP),), busy=LEAST_CONN_BUSY
+    ),
 )
 
 

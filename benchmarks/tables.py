@@ -128,7 +128,7 @@ def of_instructions(measured: Fields) -> Iterator[str]:
     direct = measured["direct"]
     yield (
         f"A direct connection takes {direct['connect']:,} instructions in `connect(2)`, and {direct['rst']:,} or "
-        f"{direct['fin']:,} from `socket` to `close` at both ends, closed by RST or FIN. More than that:"
+        f"{direct['fin']:,} from `socket` until both ends are closed, by RST or FIN. More than that:"
     )
     yield ""
     heads = ("", "`connect(2)`", "goal", "open and close, RST", "goal", "open and close, FIN", "goal", "spread")

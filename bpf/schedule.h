@@ -196,6 +196,8 @@ CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 from, __u32 first, __u
 	}
 	best.index = drawn;
 	best.load = clb_load(slot, steered) + nothing;
+	if (!best.load) /* no other has fewer, and of equal ones the drawn one wins */
+		return drawn;
 	best.weight = clb_weight(slot);
 	best.dice = draw;
 	best.sum = nothing;

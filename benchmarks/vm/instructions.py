@@ -196,7 +196,7 @@ def costs_and_goals(found: Mapping[str, Any]) -> Iterator[list[str]]:
         cells = [name]
         for what, count in row["more"].items():
             goal = GOALS.get(name, {}).get(what)
-            cells += [f"{count:+,}", f"{goal.most:+,}" if goal else ""]
+            cells += [f"{count:+,}", f"{goal:+,}" if goal else ""]
         yield [*cells, str(row["spread"])]
 
 
