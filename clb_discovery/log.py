@@ -112,7 +112,7 @@ class _Libraries(logging.Handler):
         # asyncio adds details on further lines, with numbers that differ each time.
         event = record.getMessage().partition("\n")[0]
         error = record.exc_info[1] if record.exc_info else None
-        times = self._repeats.happened(f"{record.name} {event}", type(error).__name__, time.monotonic())
+        times = self._repeats.happened(record.name, f"{event} {type(error).__name__}", time.monotonic())
         if times is None:
             return
         log = structlog.stdlib.get_logger()

@@ -11,8 +11,8 @@ LONGEST: Final = 3600.0
 """Longest interval between two reports, in seconds."""
 FORGOTTEN: Final = 300.0
 """An event that has not happened for this many seconds counts as new."""
-MOST: Final = 1024
-"""Most events that are remembered, because their texts come from untrusted sources."""
+MOST: Final = 64
+"""Most reasons that are remembered of one thing, because their texts come from untrusted sources."""
 
 
 @dataclass(slots=True)
@@ -24,30 +24,45 @@ class _Event:
 
 
 class Repeats:
-    """Remembers reported events, and how often each happened since."""
+    """Remembers reported events, and how often each happened since.
+
+    However many things have trouble at a time, each is remembered until it is over: no thing displaces another.
+    """
 
     def __init__(self) -> None:
-        self._events: dict[tuple[str, str], _Event] = {}
+        self._things: dict[str, dict[str, _Event]] = {}  # the least recent first, as the reasons of each
 
     def happened(self, what: str, reason: str, now: float) -> int | None:
         """Count an event, and return whether to report it.
 
+        :param what: the thing; the caller bounds how many of them there are.
+        :param reason: any text.
         :param now: seconds of a monotonic clock.
         :returns: how often it has happened since the last report, or 0 if it is new; None if it is not to be reported.
         """
-        key = what, reason
-        event = self._events.pop(key, None)  # reinserted at the end, so that the first is the least recent
+        events = self._things.pop(what, {})  # reinserted at the end, so that the first is the least recent
+        event = events.pop(reason, None)  # as above
         if event is None or now - event.last > FORGOTTEN:
             event = _Event(due=now, last=now)
         else:
             event.unsaid += 1
             event.last = now
-        self._events[key] = event
-        if len(self._events) > MOST:
-            del self._events[next(iter(self._events))]
+        events[reason] = event
+        if len(events) > MOST:
+            del events[next(iter(events))]
+        self._things[what] = events
+        self._forget(now)
         if now < event.due:
             return None
         count, event.unsaid = event.unsaid, 0
         event.due = now + event.interval
         event.interval = min(2 * event.interval, LONGEST)
         return count
+
+    def _forget(self, now: float) -> None:
+        """Forget things that would count as new."""
+        while True:
+            what, events = next(iter(self._things.items()))
+            if now - next(reversed(events.values())).last <= FORGOTTEN:
+                return
+            del self._things[what]

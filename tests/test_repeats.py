@@ -37,13 +37,25 @@ def test_event_after_a_long_pause_is_new() -> None:
     assert repeats.happened("x", "down", 2.0 + FORGOTTEN) == 0
 
 
-def test_memory_is_bounded() -> None:
-    """Errors that differ each time do not accumulate, and do not displace ongoing ones."""
+def test_reasons_are_bounded() -> None:
+    """Errors that differ each time do not accumulate, and do not displace ongoing ones of any thing."""
     repeats = Repeats()
+    assert repeats.happened("y", "down", 0.0) == 0
     for number in range(3 * MOST):
         assert repeats.happened("x", str(number), 0.0) == 0
         assert repeats.happened("x", "goes on", 0.0) == (0 if number == 0 else None)
-    assert len(repeats._events) == MOST  # noqa: SLF001 - what cannot be seen from outside
+    assert repeats.happened("y", "down", 0.0) is None
+    assert len(repeats._things["x"]) == MOST  # noqa: SLF001 - what cannot be seen from outside
+
+
+def test_any_number_of_things_is_remembered() -> None:
+    """However many have trouble, in two ways by turns, a line is new once; what is over is forgotten."""
+    repeats, things = Repeats(), [str(number) for number in range(10_000)]
+    for second in (0.0, 1.0):
+        found = {repeats.happened(what, reason, second) for what in things for reason in ("down", "slow")}
+        assert found == ({None} if second else {0})
+    repeats.happened("x", "down", 2.0 + FORGOTTEN)
+    assert list(repeats._things) == ["x"]  # noqa: SLF001 - as above
 
 
 @given(st.lists(st.floats(0, 10_000), min_size=1, max_size=200))

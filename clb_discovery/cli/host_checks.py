@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from clb_discovery.config.options import Options
-from clb_discovery.config.settings import own_cgroup
 from clb_discovery.datapath import cgroup, probe
 from clb_discovery.datapath.loading import bcc, libbpf, loader
 from clb_discovery.datapath.loading.loader import Loader
@@ -59,13 +58,12 @@ def host_findings(options: Options, pins: Pins) -> Iterator[Finding]:
 
 
 def target(options: Options, pins: Pins) -> Path:
-    """Return the cgroup that `run` would balance; raises ClbError if `run` would refuse it.
+    """Return the cgroup that `run` would balance; raises HostError if there is none.
 
     If another process loads, this is the cgroup of its last load, or the default of `load`.
     """
-    own = own_cgroup(options)
-    if own is not None:
-        return Path(own)
+    if options.loader is not Loader.NONE:
+        return cgroup.resolve(options.cgroup)
     info = None
     with suppress(HostError):  # nothing is loaded, or without permission
         info = read_info(pins)

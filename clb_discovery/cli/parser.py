@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -26,7 +26,8 @@ _SEE_VALUES: Final = f"`{PROGRAM} help values` explains values such as VIP and T
 _SEE_COMMANDS: Final = f"`{PROGRAM} help COMMAND` lists the options of a command."
 _EXIT_CODES: Final = "\n".join(("exit codes:", *(f"  {code}  {text}" for code, text in EXIT_CODES.items())))
 _DOCUMENT: Final = "print a document for scripts"
-_FOR_SERVICES: Final = tuple(name for name, option in OPTIONS.items() if option.group in SERVICE_GROUPS)
+_FOR_SERVICES: Final = frozenset(name for name, option in OPTIONS.items() if option.group in SERVICE_GROUPS)
+_TAKES_ALL: Final = "This command takes all options of `run`; those that change nothing here are not listed."
 
 
 def make_parser() -> CommandParser:
@@ -66,7 +67,7 @@ def make_parser() -> CommandParser:
     instances.add_argument("--json", action="store_true", help=_DOCUMENT)
 
     plan = command("plan", "show what `run` would change; exits 2 if there are changes")
-    _add(plan, (*_FOR_SERVICES, "instance", "hosts-file"))
+    _add_all(plan, _FOR_SERVICES | {"instance", "hosts-file"})
     text = (
         "query no source, and need no root: check the configuration, and show its virtual servers with static real "
         "servers; others come from the kernel's maps, if readable"
@@ -91,7 +92,7 @@ def make_parser() -> CommandParser:
 
     text = "test this host, and show which servers `run` would use"
     check = command("check", text)
-    _add(check, (*_FOR_SERVICES, "instance", "cgroup", "loader"))
+    _add_all(check, _FOR_SERVICES | {"instance", "cgroup", "loader"})
     text = (
         "query no source and use no network; with --config, and without root, this checks a file anywhere: its syntax, "
         "its names, and VIPs that are claimed twice"
@@ -167,14 +168,21 @@ def _complete_trace(parser: argparse.ArgumentParser) -> None:
     only.add_argument("--outcome", metavar="NAME", choices=OUTCOMES, action="append", default=[], help=text)
 
 
-def _add(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Add options of `OPTIONS` under the headings of their groups."""
+def _add_all(parser: argparse.ArgumentParser, listed: Collection[str]) -> None:
+    """Add all options of `OPTIONS`, so that it takes each command line of `run`; its help lists some."""
+    _add(parser, OPTIONS, listed)
+    parser.epilog = f"{parser.epilog} {_TAKES_ALL}"
+
+
+def _add(parser: argparse.ArgumentParser, names: Iterable[str], listed: Collection[str] = OPTIONS) -> None:
+    """Add options of `OPTIONS` under the headings of their groups; the help lists some."""
     headings: dict[Group, argparse._ActionsContainer] = {Group(): parser}
     for name in names:
         group = OPTIONS[name].group
         if group not in headings:
             headings[group] = parser.add_argument_group(group.title, group.description)
-        _add_option(headings[group], name, OPTIONS[name])
+        option = OPTIONS[name]
+        _add_option(headings[group], name, option if name in listed else replace(option, help=argparse.SUPPRESS))
 
 
 def _add_option(container: argparse._ActionsContainer, name: str, option: Option) -> None:

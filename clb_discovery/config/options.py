@@ -19,6 +19,7 @@ from clb_discovery.config.values import Entry
 from clb_discovery.datapath.instance import state_directory
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.loading.sizes import SERVERS, SOCKETS
+from clb_discovery.errors import UsageError
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import Network, parse_network
 from clb_discovery.model.check import Check, Request
@@ -381,11 +382,16 @@ def make_options(
 
     :param typed: values by the names of fields, with lists of repeatable ones; other names are left out.
     :param from_file: the same of the file, whose tables are the entries.
+    :raises UsageError: if two of them contradict each other.
     """
     given = {name: value for name, value in {**from_file, **typed}.items() if name.replace("_", "-") in OPTIONS}
     found: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}
     if "loader" in found:
         found["loader"] = Loader(found["loader"])
+        if found["loader"] is Loader.NONE and found.get("cgroup") is not None:
+            raise UsageError(
+                "--loader none ignores --cgroup, because another process loads; use: clb-discovery load --cgroup PATH"
+            )
     found["state_dir"] = found.get("state_dir") or state_directory(environment)
     variables = {name: value for name, value in environment.items() if name.startswith("CONSUL_")}
     return Options(**found, entries=tuple(entries), consul_environment=variables)

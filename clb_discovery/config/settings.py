@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from clb_discovery.config.options import Options
@@ -17,7 +16,6 @@ from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.loading.sizes import sizes
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.plane import LoadedPlane, OwnPlane, Plane
-from clb_discovery.errors import UsageError
 from clb_discovery.model.service import Service
 from clb_discovery.sources.base import Source
 
@@ -26,25 +24,30 @@ class Settings(NamedTuple):
     """The settings of one sidecar."""
 
     options: Options
-    """Its cgroup is the whole path; None if another process loads the programs, which knows it."""
     services: Sequence[Service]
     open_sources: Callable[[], AbstractAsyncContextManager[Mapping[str, Source]]]
     """Opens the source of each service, by its name; nothing is sent yet."""
 
     def plane(self) -> Plane:
-        """Return the data plane that fits these settings; nothing is touched yet."""
+        """Return the data plane that fits these settings; nothing is touched yet.
+
+        :raises HostError: if the sidecar loads the programs, and there is no such cgroup.
+        """
         options, pins = self.options, Pins(self.options.instance)
-        if options.cgroup is None:
+        if options.loader is Loader.NONE:
             return LoadedPlane(pins)
         room = sizes(options.room_servers, options.room_sockets)
-        return OwnPlane(pins, Path(options.cgroup), options.loader, room)
+        return OwnPlane(pins, cgroup.resolve(options.cgroup), options.loader, room)
 
 
 def read_settings(options: Options) -> Settings:
-    """Return the settings that the options describe; raises ClbError with the option, the value and how to fix it."""
+    """Return the settings that the options describe; raises UsageError with the option, the value and how to fix it.
+
+    They depend on the options alone: a reload must not fail because this host lacks something that only a start needs.
+    """
     services = read_services(options)
     Pins(options.instance)  # checks the name
-    return Settings(replace(options, cgroup=own_cgroup(options)), services, partial(open_sources, options, services))
+    return Settings(options, services, partial(open_sources, options, services))
 
 
 def ineffective(options: Options) -> Iterator[tuple[str, str]]:
@@ -52,20 +55,6 @@ def ineffective(options: Options) -> Iterator[tuple[str, str]]:
     if options.near is not None:
         hint = "remove it, or put the real servers to be preferred into a part with a lower priority"
         yield "--near", f"Consul sorts its answers by it, and shares of connects do not depend on the order; {hint}"
-
-
-def own_cgroup(options: Options) -> str | None:
-    """Return the cgroup that a sidecar attaches its programs to, or None if another process loads them.
-
-    :raises ClbError: if there is no such cgroup, or both are in the options.
-    """
-    if options.loader is not Loader.NONE:
-        return str(cgroup.resolve(options.cgroup))
-    if options.cgroup is not None:
-        raise UsageError(
-            "--loader none ignores --cgroup, because another process loads; use: clb-discovery load --cgroup PATH"
-        )
-    return None
 
 
 _FIXED: Final = ("instance", "cgroup", "loader", "room_servers", "room_sockets", "metrics", "state_dir")

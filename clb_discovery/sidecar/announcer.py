@@ -1,6 +1,7 @@
 """The log lines of the sidecar: one for each change, and none without a change.
 
-A trouble that repeats is logged at once, and then at growing intervals with a count.
+A trouble that repeats is logged at once, and then at growing intervals with a count. Of a burst of the same event
+only the first few lines are logged, except for changes of pools: the log is their history.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from clb_discovery.model.service import Service
 from clb_discovery.publication.changes import changes, setting_changes
 from clb_discovery.publication.plan import Plan
 from clb_discovery.repeats import Repeats
+from clb_discovery.sidecar.burst_log import BurstLog
 from clb_discovery.sidecar.health.lines import Lines
 from clb_discovery.state.service import ServiceState
 from clb_discovery.text import some_of, timestamp
@@ -41,7 +43,8 @@ class Announcer:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock  # returns seconds, and does not go backwards
-        self.servers = Lines(clock)
+        self._log = BurstLog(clock)
+        self.servers = Lines(self._log, clock)
         """Of servers that are ejected or return."""
         self._rejected: Mapping[str, Sequence[Refusal]] = {}
         self._unpublished: frozenset[str] = frozenset()  # sources
@@ -60,7 +63,11 @@ class Announcer:
         if reason is None:
             self._troubles.pop(what, None)
         else:
-            self._say(_log.error, what, reason, more)
+            self._say(self._log.error, what, reason, more)
+
+    def flush(self) -> None:
+        """Log how many lines the bursts that are over have lacked; for the main loop."""
+        self._log.flush()
 
     @contextmanager
     def trying(self, what: str, *errors: type[Exception]) -> Iterator[None]:
@@ -76,14 +83,14 @@ class Announcer:
         """Report the change that an outcome of a source made."""
         source = now.source
         if now.error:
-            self._say(_log.warning, "source fails", now.error, source=source)
+            self._say(self._log.warning, "source fails", now.error, source=source)
         elif self._troubles.pop(f"source fails {source}", None):
-            _log.info("source answers again", source=source)
+            self._log.info("source answers again", source=source)
         self._held(before, now)
         self._left_out(before, now)
         self._part(before, now)
         if now.note and now.note != before.note and self._is_new("note", source, now.note):
-            _log.warning("answer has a caveat", source=source, note=now.note)
+            self._log.warning("answer has a caveat", source=source, note=now.note)
         self.refused(now.service.name, before.refused, now.refused)
 
     def _held(self, before: ServiceState, now: ServiceState) -> None:
@@ -94,13 +101,13 @@ class Announcer:
         names = _endpoint_names(absent.keys() - was.keys())
         if names and self._is_new("removal held", source, *names):
             (removed, of), seconds = now.guarded.withheld, now.policy.hold
-            _log.warning("removal held", source=source, servers=names, removed=removed, of=of, seconds=seconds)
+            self._log.warning("removal held", source=source, servers=names, removed=removed, of=of, seconds=seconds)
             self._holds.add(source)
         ended = was.keys() - absent.keys()
         if ended and source in self._holds:
             back = ended & {server.endpoint for server in now.guarded.good}
             removed_names, back_names = _endpoint_names(ended - back), _endpoint_names(back)
-            _log.info("removal no longer held", source=source, removed=removed_names, back=back_names)
+            self._log.info("removal no longer held", source=source, removed=removed_names, back=back_names)
             if not absent:
                 self._holds.remove(source)
 
@@ -110,9 +117,9 @@ class Announcer:
         if len(now.service.parts) == 1 or not before.known or bool(before.guarded.good) == bool(servers):
             return
         if not servers and self._is_new("part has no real servers", source):
-            _log.warning("part has no real servers", service=service, source=source)
+            self._log.warning("part has no real servers", service=service, source=source)
         elif servers and self._is_new("part has real servers again", source):
-            _log.info("part has real servers again", service=service, source=source, servers=servers)
+            self._log.info("part has real servers again", service=service, source=source, servers=servers)
 
     def _left_out(self, before: ServiceState, now: ServiceState) -> None:
         """Report members that cannot be used when they appear: a few, and how many more."""
@@ -122,13 +129,16 @@ class Announcer:
         service, new = now.service.name, [item for item in now.left_out if item not in known]
         for item in new[:_LEFT_OUT]:
             if self._is_new("member left out", service, str(item)):
-                _log.warning("member left out", service=service, member=item.value, reason=item.reason)
+                self._log.warning("member left out", service=service, member=item.value, reason=item.reason)
         if len(new) > _LEFT_OUT and self._is_new("more members left out", service):
-            _log.warning("more members left out", service=service, count=len(new) - _LEFT_OUT)
+            self._log.warning("more members left out", service=service, count=len(new) - _LEFT_OUT)
 
-    def _is_new(self, what: str, *of: str) -> bool:
-        """Tell whether something has not happened for a while; if it comes and goes, it is logged rarely."""
-        return self._repeats.happened(what, " ".join(of), self._clock()) is not None
+    def _is_new(self, what: str, of: str = "", *more: str) -> bool:
+        """Tell whether something has not happened for a while; if it comes and goes, it is logged rarely.
+
+        :param of: the source or service.
+        """
+        return self._repeats.happened(f"{what} {of}", " ".join(more), self._clock()) is not None
 
     def _say(
         self, log: Callable[..., None], what: str, reason: str, more: Mapping[str, object] | None = None, **of: str
@@ -144,7 +154,7 @@ class Announcer:
     def restored(self, now: ServiceState) -> None:
         """Report a last known set from the disk, which is served until the source answers."""
         source, servers = now.source, len(now.guarded.good)
-        _log.warning(
+        self._log.warning(
             "serving the last known good set", source=source, servers=servers, since=timestamp(now.last_success)
         )
 
@@ -198,10 +208,10 @@ class Announcer:
         for service, reason, servers in groups[:_REFUSALS]:
             names = some_of(servers, _SHOWN)
             if self._is_new("real servers rejected", service, *names, reason):
-                _log.warning("real servers rejected", service=service, servers=names, reason=reason)
+                self._log.warning("real servers rejected", service=service, servers=names, reason=reason)
         left = sum(len(servers) for _, _, servers in groups[_REFUSALS:])
         if left and self._is_new("more real servers rejected"):
-            _log.warning("more real servers rejected", count=left)
+            self._log.warning("more real servers rejected", count=left)
         self._rejected = rejected
 
     def unpublished(self, unpublished: Sequence[Unpublished]) -> None:
@@ -209,31 +219,33 @@ class Announcer:
         now = {one.source: one for one in unpublished}
         for source in self._unpublished - now.keys():
             self._troubles.pop(f"not published {source}", None)
-            _log.info("published because there is room again", source=source)
-        for source, one in list(now.items())[:_REFUSALS]:
-            self._say(_log.error, "not published", one.reason, source=source)
-        if len(now) > _REFUSALS:
-            self._say(_log.error, "more not published", f"{len(now) - _REFUSALS} services have no room")
+            self._log.info("published because there is room again", source=source)
+        for source, one in now.items():
+            self._say(self._log.error, "not published", one.reason, source=source)
         self._unpublished = frozenset(now)
 
     def overlaps(self, overlaps: Sequence[Overlap]) -> None:
         """Report other instances that serve VIPs of this one when they appear or change."""
         for overlap in overlaps:
             if overlap not in self._overlaps:
-                _log.warning("another instance serves the same VIP", instance=overlap.instance, reason=str(overlap))
+                self._log.warning(
+                    "another instance serves the same VIP", instance=overlap.instance, reason=str(overlap)
+                )
         self._overlaps = tuple(overlaps)
 
     def refused(self, service: str, before: Sequence[Refusal], now: Sequence[Refusal]) -> None:
         """Report registrations of a catalog's service that are not applied when they appear."""
         for item in now:
             if item not in before and self._is_new("registration rejected", service, str(item)):
-                _log.warning("registration rejected", service=service, value=item.value, reason=item.reason)
+                self._log.warning("registration rejected", service=service, value=item.value, reason=item.reason)
 
     def nameless(self, services: Sequence[str]) -> None:
         """Report services whose names cannot be host names when they appear."""
         for service in services:
             if service not in self._nameless:
-                _log.warning("no host name for a service", service=service, reason="use letters, digits and hyphens")
+                self._log.warning(
+                    "no host name for a service", service=service, reason="use letters, digits and hyphens"
+                )
         self._nameless = frozenset(services)
 
 

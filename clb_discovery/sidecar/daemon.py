@@ -223,6 +223,7 @@ class Daemon:
                 await self._tick(publisher)
                 if health:
                     await health.look(self._checks.out)
+            self._announcer.flush()
             self._service_manager.alive()
             if not gc.isenabled():
                 gc.freeze()  # no search looks at it again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from typing import Final
@@ -16,7 +17,7 @@ from clb_discovery.config.options import make_options
 from clb_discovery.config.services import read_services
 from tests.support.sidecar import COMMAND
 from tests.support.terminal import on_terminal
-from tests.test_outside import commands, exit_codes
+from tests.test_outside import commands, exit_codes, options
 
 HIDDEN: Final = ("close", "complete")
 PLAIN: Final = frozenset(
@@ -89,6 +90,19 @@ def test_examples_are_taken(command: str) -> None:
             assert read_services(options)
 
 
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_command_lines_of_run_are_taken(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Commands that try a command line of `run` take all of its options, and list those that change their result."""
+    own, of_run = dict(options(commands()[command])), dict(options(commands()["run"]))
+    assert own.items() >= of_run.items()
+    text = printed(capsys, command, "--help")
+    listed = {name for name in own if re.search(rf"{name}\b(?!-)", text)}
+    assert own.keys() - listed == of_run.keys() - listed
+    assert {"--metrics", "--state-dir", "--room-servers", "--log-level", "--once"} <= own.keys() - listed
+    assert {"--instance", "--vip-range", "--offline"} <= listed
+    assert "all options of `run`" in " ".join(text.split())
+
+
 def test_values_are_defined_once(capsys: pytest.CaptureFixture[str]) -> None:
     """`help values` explains every kind of value that an option takes, and no command repeats it."""
     text = " ".join(printed(capsys, "help", "values").split())
@@ -105,7 +119,8 @@ def test_values_are_defined_once(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_option_says_what_it_does() -> None:
     """No option has only a default or a variable as its help."""
     for name, parser in commands().items():
-        for action in parser._actions:  # noqa: SLF001 - as above
+        listed = (action for action in parser._actions if action.help != argparse.SUPPRESS)  # noqa: SLF001 - as above
+        for action in listed:
             said = re.sub(r"default:? .*|\([^)]*\)", "", action.help or "")
             assert len(said.split()) >= 3 or action.help is None, (name, action.option_strings)
 

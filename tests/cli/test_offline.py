@@ -111,6 +111,16 @@ def test_mistakes_are_found(
     assert all(word in error for word in words), error
 
 
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_command_line_of_run_is_tried(config: str, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Options that matter only to `run` are taken; those that `run` refuses are refused, without privileges, too."""
+    of_run = ["--state-dir", "/var/lib/x", "--metrics", "127.0.0.1:17100", "--on-remove", "reset", "--loader", "none"]
+    assert main([command, "--offline", "--config", config, *of_run]) == {"check": 0, "plan": 2}[command]
+    assert capsys.readouterr().err == ""
+    assert main([command, "--offline", "--config", config, *of_run, "--cgroup", "/sys/fs/cgroup"]) == 2
+    assert "--loader none ignores --cgroup" in capsys.readouterr().err
+
+
 def test_static_service_without_a_usable_server_fails(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A pool that the file alone leaves empty fails the check."""
     Path(config).write_text(CONFIG.replace("10.0.0.3:389", "0.0.0.0:389"))

@@ -131,6 +131,16 @@ def test_typed_option_replaces_the_one_of_the_file(tmp_path: Path) -> None:
     assert (options.resolver, options.no_active, options.log_level) == (("10.0.0.53",), True, "info")
 
 
+@pytest.mark.parametrize("typed", [("--loader", "none"), ("--cgroup", "/a"), ()], ids=str)
+def test_options_that_contradict_each_other(tmp_path: Path, typed: tuple[str, ...]) -> None:
+    """Wherever the two are, a cgroup is of no use to a sidecar that loads nothing; the message has the fix."""
+    file = tmp_path / "clb.toml"
+    lines = {"--loader": "loader = 'none'\n", "--cgroup": "cgroup = '/b'\n"}
+    file.write_text("".join(line for option, line in lines.items() if option not in typed))
+    with pytest.raises(UsageError, match=r"--loader none ignores --cgroup.*load --cgroup PATH"):
+        read("--config", str(file), *typed)
+
+
 def test_file_is_read_again(tmp_path: Path) -> None:
     """The same command line gives other options after the file has changed."""
     file = tmp_path / "clb.toml"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast
 
@@ -15,13 +14,13 @@ from clb_discovery.config.options import Options
 from clb_discovery.config.services import read_services
 from clb_discovery.config.settings import read_settings, without_restart
 from clb_discovery.config.sources import open_sources
-from tests.support.cgroups import made_cgroup
+from clb_discovery.errors import HostError
 
 RESTART: Final = {
     "room-servers": "1000",
     "room-sockets": "1000",
     "instance": '"other"',
-    "cgroup": '"{cgroup}"',
+    "cgroup": '"/sys/fs/cgroup/other"',
     "loader": '"bcc"',
     "metrics": '"127.0.0.1:17100"',
     "state-dir": '"/var/lib/other"',
@@ -94,13 +93,6 @@ srv = "_two._tcp.example"
 """
 
 
-@pytest.fixture
-def other_cgroup() -> Iterator[Path]:
-    """Return a cgroup that is not the root."""
-    with made_cgroup() as path:
-        yield path
-
-
 class Watched:
     """Options that remember which of them were read."""
 
@@ -126,14 +118,22 @@ def test_every_option_has_its_place() -> None:
 
 
 @pytest.mark.parametrize("option", RESTART)
-def test_option_that_needs_a_restart_is_named(tmp_path: Path, other_cgroup: Path, option: str) -> None:
+def test_option_that_needs_a_restart_is_named(tmp_path: Path, option: str) -> None:
     """The running value stays, and the option is named. No option is named if nothing has changed."""
     running = read_settings(from_file(tmp_path, ""))
-    wanted = read_settings(from_file(tmp_path, f"{option} = {RESTART[option].format(cgroup=other_cgroup)}"))
+    wanted = read_settings(from_file(tmp_path, f"{option} = {RESTART[option]}"))
     assert wanted[:2] != running[:2]
     found, named = without_restart(wanted, running)
     assert (found[:2], named) == (running[:2], (option,))
     assert without_restart(running, running) == (running, ())
+
+
+def test_only_a_start_needs_the_cgroup(tmp_path: Path) -> None:
+    """The settings are read without it, as at a reload while its unit is stopped; the data plane is not made."""
+    found = read_settings(from_file(tmp_path, 'cgroup = "/no/such/cgroup"'))
+    assert without_restart(found, found) == (found, ())
+    with pytest.raises(HostError, match="/no/such/cgroup"):
+        found.plane()
 
 
 @pytest.mark.parametrize("option", SETTINGS)

@@ -114,6 +114,23 @@ def test_sighup_applies_changes(instance: str, cgroup: Path, config: Path) -> No
             wait_until(lambda: services(instance) == {WEB: "web"} and pool(instance, WEB) == {}, "options count, too")
 
 
+def test_sighup_applies_changes_while_the_cgroup_is_gone(instance: str, cgroup: Path, config: Path) -> None:
+    """A unit is stopped, the file changes, and the unit starts again: its connects are balanced by the new file."""
+    shop = cgroup / "shop"
+    shop.mkdir()
+    with listening("127.0.0.1", "127.0.0.2") as (one, two):
+        config.write_text(OPTIONS + static("web", WEB, [one]))
+        with following(config, instance, shop) as found:
+            shop.rmdir()
+            config.write_text(OPTIONS + static("ldap", LDAP, [two]))
+            reload(found)
+            shop.mkdir()
+            found.wait_for(lambda: "programs attached again" in found.events(), "the unit is balanced again")
+            wait_until(lambda: services(instance) == {LDAP: "ldap"}, "the new service is there")
+            assert dial(shop, LDAP, 389) == ["ok"]
+    shop.rmdir()
+
+
 def test_what_a_reload_removes_goes_although_a_new_service_never_answers(
     instance: str, cgroup: Path, config: Path
 ) -> None:

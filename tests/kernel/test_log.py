@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.dataplane import dial
 from tests.support.moody import moody_servers
-from tests.support.process import wait_until
+from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, sidecar
 from tests.support.spares import loaded_instance
 
@@ -52,6 +52,17 @@ def test_ejection_and_return_are_in_the_log(instance: str, cgroup: Path, tmp_pat
             assert lines_of(found, "server returned") == [names]
             (returned,) = (line for line in found.lines() if line["event"] == "server returned")
             assert returned["out_for"] >= 1.0
+
+
+def test_an_outage_of_many_sources_is_a_few_lines(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Some sources are named, and the others counted within seconds, without another event."""
+    options = ["--consul", f"http://127.0.0.1:{free_port()}"]
+    options += [word for number in range(1, 41) for word in ("--service", f"s{number}=10.64.0.{number}:80")]
+    with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
+        found.wait_for(lambda: "more lines left out" in found.events(), "the others are counted")
+        (counted,) = (line for line in found.lines() if line["event"] == "more lines left out")
+        assert (counted["of"], counted["count"]) == ("source fails", 8)
+        assert found.events().count("source fails") >= 32
 
 
 def test_ejections_before_the_start_are_in_the_log(instance: str, cgroup: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from clb_discovery.datapath.sockets.closing import Destroyed
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer, Failure, Refusal
-from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Vip, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Unpublished, Vip, VirtualServer
 from clb_discovery.model.service import Part, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
@@ -78,6 +78,22 @@ def test_source_that_comes_and_goes_does_not_flood() -> None:
         ("source fails", "down", 10),
         ("source answers again", None, None),
     ]
+
+
+def test_an_outage_of_many_sources_does_not_flood() -> None:
+    """Each wave of lines has the first few sources and the number of the others, and waves become rare."""
+    clock = Clock()
+    announcer, states = Announcer(clock), [ServiceState(Service(f"s{n}", f"srv:s{n}", (VIP,))) for n in range(2000)]
+    with capture_logs() as lines:
+        for clock.now in range(0, 1800, 30):
+            for error in ("one", "two"):
+                after = [state.after(Failure(error), clock.now, AT) for state in states]
+                for before, now in zip(states, after, strict=True):
+                    announcer.heard(before, now)
+                states = after
+            announcer.flush()
+    assert len(lines) < 33 * 10
+    assert lines[32] == {"event": "more lines left out", "log_level": "warning", "of": "source fails", "count": 3968}
 
 
 def test_trouble_is_repeated_with_a_count() -> None:
@@ -296,3 +312,14 @@ def test_a_part_that_empties_is_a_line() -> None:
                 announcer.heard(before, now)
         assert [line["event"] for line in lines] == events
         assert {line["source"] for line in lines} == ({"srv:web"} if events else set())
+
+
+def test_services_without_room_are_bounded() -> None:
+    """Some are named, and the others counted; while nothing changes there is no line."""
+    clock = Clock()
+    announcer = Announcer(clock)
+    unpublished = [Unpublished(VIP, f"s{number}", f"srv:s{number}", "the map is full") for number in range(100)]
+    with capture_logs() as lines:
+        for clock.now in (0.0, 5.0):
+            announcer.unpublished(unpublished)
+    assert [line["event"] for line in lines] == ["not published"] * 32

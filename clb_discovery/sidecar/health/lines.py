@@ -1,4 +1,4 @@
-"""The log lines about servers that were ejected or returned; those of a burst beyond a few are only counted.
+"""The log lines about servers that were ejected or returned.
 
 A server can be out because of failed connects and because of its checks at the same time: that is one line, with the
 cause that came first.
@@ -19,12 +19,8 @@ from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Change, ChangeKind
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import format_endpoint
+from clb_discovery.sidecar.burst_log import BurstLog
 from clb_discovery.sidecar.health.cases import Kind, News
-
-MOST: Final = 32
-"""Lines of one burst."""
-BURST: Final = 10.0
-"""Seconds of a burst."""
 
 _WORDS: Final = {"silent": "unanswered", "timed-out": "timed out"}
 """Causes that read better in other words."""
@@ -49,12 +45,10 @@ class _Out:
 class Lines:
     """Logs what happens to servers: a line when the first side puts one out, and one when the last side lets it in."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, log: BurstLog, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
         self._clock = clock  # returns seconds, and does not go backwards
         self._out: dict[bytes, _Out] = {}
-        self._burst_until = 0.0
-        self._written = 0
-        self._unsaid = 0
 
     def tell(self, news: News, installed: Installed, *, ejections: int | None, early: bool = False) -> None:
         """Log a change of a server because of connects and probes.
@@ -100,9 +94,8 @@ class Lines:
                 del self._out[member]
 
     def flush(self, installed: Installed) -> None:
-        """Forget servers that have left, and log how many lines a burst that is over has lacked; for the main loop."""
+        """Forget servers that have left; for the main loop."""
         self._out = {member: out for member, out in self._out.items() if installed.index_of(member) is not None}
-        self._count_unsaid()
 
     def _goes_out(self, member: bytes, side: Side, *, early: bool) -> bool:
         """Note that a server is out; return whether it was not before."""
@@ -122,18 +115,17 @@ class Lines:
         probe_in: int | None = None,
         ejections: int | None = None,
     ) -> None:
-        if self._may_log():
-            service, vip, server = _names(member, installed)
-            seconds = None if probe_in is None else _seconds(probe_in)
-            _log.warning(
-                "server ejected",
-                service=service,
-                vip=vip,
-                server=server,
-                cause=cause,
-                probe_in=seconds,
-                ejections=ejections,
-            )
+        service, vip, server = _names(member, installed)
+        seconds = None if probe_in is None else _seconds(probe_in)
+        self._log.warning(
+            "server ejected",
+            service=service,
+            vip=vip,
+            server=server,
+            cause=cause,
+            probe_in=seconds,
+            ejections=ejections,
+        )
 
     def _returned(self, member: bytes, installed: Installed, side: Side, out_for: int | None) -> None:
         """Log that a server takes connects again, unless the other side keeps it out.
@@ -147,25 +139,8 @@ class Lines:
         seconds = None if out_for is None else _seconds(out_for)
         if found and found.since is not None:
             seconds = max(seconds or 0.0, round(self._clock() - found.since, 1))
-        if self._may_log():
-            service, vip, server = _names(member, installed)
-            _log.info("server returned", service=service, vip=vip, server=server, out_for=seconds)
-
-    def _count_unsaid(self) -> None:
-        if self._unsaid and self._clock() >= self._burst_until:
-            _log.warning("more servers ejected or returned", count=self._unsaid)
-            self._unsaid = 0
-
-    def _may_log(self) -> bool:
-        now = self._clock()
-        if now >= self._burst_until:
-            self._count_unsaid()
-            self._burst_until, self._written = now + BURST, 0
-        if self._written == MOST:
-            self._unsaid += 1
-            return False
-        self._written += 1
-        return True
+        service, vip, server = _names(member, installed)
+        self._log.info("server returned", service=service, vip=vip, server=server, out_for=seconds)
 
 
 def cause_in_words(news: News) -> str:
