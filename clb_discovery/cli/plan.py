@@ -10,6 +10,7 @@ from typing import Any
 
 from clb_discovery import log
 from clb_discovery.cli.look_ahead import look_ahead, read_installed
+from clb_discovery.cli.published_files import published_files
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.cli.status import print_json
 from clb_discovery.config.options import Options
@@ -111,7 +112,7 @@ def _names(instance: Instance, path: Path | None, after: Installed) -> list[dict
     """Return the changes of hosts files: of the one in the options, and of previous ones, which lose their names."""
     here = real_path(path) if path else None
     found = [names_ahead(here, instance.name, names(after.virtual).addresses)] if here else []
-    for before in instance.hosts_files():
+    for before in published_files(instance):
         if before != here:
             with suppress(HostError):  # it stays as it is, and the log of the sidecar has the reason
                 found.append(names_ahead(before, instance.name, {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from clb_discovery.cli.published_files import published_files
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
@@ -34,7 +35,7 @@ def main(typed: argparse.Namespace) -> int:
         return 0
     with instance.locked():
         with instance.as_writer():  # first, so that no name leads to an address that is no longer balanced
-            left = remove_names(instance.hosts_files(), instance.name)
+            left = remove_names(published_files(instance), instance.name)
         loader.unload(pins)
         if left:
             raise HostError("; ".join(left.values()))

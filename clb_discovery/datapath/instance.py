@@ -225,8 +225,21 @@ class Instance:
             raise HostError(f"cannot write {path}: {error.strerror}; is the file system full?") from error
 
     def read_state(self) -> dict[str, Any]:
-        """Return the last state of the sidecar; empty if there is none or it cannot be read."""
-        return _read(self._directory, _STATE)
+        """Return the last state of the sidecar, of any shape inside; empty if there is none.
+
+        :raises HostError: if it cannot be read.
+        """
+        try:
+            return _parsed(self._directory, _STATE)
+        except OSError as error:
+            raise self._unreadable(error.strerror or type(error).__name__) from error
+        except ValueError as error:
+            raise self._unreadable(str(error)) from None
+        except RecursionError:
+            raise self._unreadable("it is nested too deeply") from None
+
+    def _unreadable(self, reason: str) -> HostError:
+        return HostError(f"cannot read the sidecar's state, {self._directory / _STATE}: {reason}")
 
     @contextmanager
     def as_writer(self) -> Iterator[None]:
@@ -240,9 +253,18 @@ class Instance:
             yield
 
     def hosts_files(self) -> list[Path]:
-        """Return the hosts files that may have names of the last sidecar."""
-        paths = self.read_state().get("hosts_files")
-        return [Path(path) for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+        """Return the hosts files that may have names of the last sidecar.
+
+        :raises HostError: if the state cannot be read, with what to do then.
+        """
+        try:
+            paths = self.read_state().get("hosts_files", [])
+            if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+                raise self._unreadable("'hosts_files' is not a list of texts")
+        except HostError as error:
+            fix = f"if --hosts-file was used, remove the block of instance {self.name} from that file"
+            raise HostError(f"{error}; {fix}") from None
+        return [Path(path) for path in paths]
 
     def forget(self) -> None:
         """Remove the state files. The lock file stays, because a new one would allow a second holder."""
@@ -266,16 +288,34 @@ def _owner(place: Place) -> int | None:
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
-    """Return an object of JSON; empty if there is none. The writer of the file may be less trusted than the reader."""
+    """Return an object of JSON; empty if there is none, or it cannot be read."""
     try:
-        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            found = json.loads(read_file(Place(directory, name), _MOST_STATE) or b"null")
-        finally:
-            os.close(directory)
+        return _parsed(path, name)
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _parsed(path: Path, name: str) -> dict[str, Any]:
+    """Return an object of JSON; empty if there is no file. Its writer may be less trusted than the reader.
+
+    :raises OSError: if it cannot be opened.
+    :raises ValueError: if it is not an object of JSON, or too large; the message continues after the file's name.
+    :raises RecursionError: if it is nested too deeply.
+    """
+    try:
+        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return {}
+    try:
+        content = read_file(Place(directory, name), _MOST_STATE)
+    except ValueError as error:
+        raise ValueError(f"it {error}") from None
+    finally:
+        os.close(directory)
+    found = {} if content is None else json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("it is not an object of JSON")  # noqa: TRY004 - as for other content that is not as it should be
+    return found
 
 
 def _lock_bytes(lock: int, part: _Bytes) -> bool:
