@@ -1,4 +1,4 @@
-"""The hosts files that may have names of the last sidecar, for commands."""
+"""The hosts files that may have names of an instance, for commands."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from clb_discovery.datapath.instance import Instance
 from clb_discovery.errors import HostError
 
 
-def published_files(instance: Instance) -> list[Path]:
-    """Return the files; print a warning if the state that names them cannot be read."""
+def published_files(instance: Instance, record: str) -> set[Path]:
+    """Return the files that one of `RECORDS` lists; print a warning if it cannot be read."""
     try:
-        return instance.hosts_files()
+        return set(instance.hosts_files(record))
     except HostError as error:
         print(f"clb-discovery: warning: {error}", file=sys.stderr)  # noqa: T201 - the command goes on
-        return []
+        return set()

@@ -3,7 +3,8 @@
 A process that writes the maps holds a POSIX record lock (fcntl(2)) on `/run/clb-discovery/<instance>/lock`, whose owner
 other processes can read without taking the lock. The first byte of the file is locked for writing, the second for
 loading; a sidecar that also loads holds both. The sidecar replaces `state.json` whenever its state changes; the file
-stays when it ends. `load` leaves `loaded.json` for a writer without the privilege to find out for itself.
+stays when it ends. `load` leaves `loaded.json` for a writer without the privilege to find out for itself; if it shares
+the instance with a group, it moves the state of a sidecar of root to `roots-state.json`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ RUN: Final = Path("/run/clb-discovery")
 _LOCK: Final = "lock"
 _TRACE: Final = "trace"
 _STATE: Final = "state.json"
+_ROOTS_STATE: Final = "roots-state.json"
+"""The state that a sidecar of root has left, once `load` has shared the instance with a group."""
+RECORDS: Final = (_ROOTS_STATE, _STATE)
+"""The files that may list hosts files with names of this instance, each with rights of its own."""
 _LOADED: Final = "loaded.json"
 _FAILED: Final = "failed-load.json"
 _MOST_STATE: Final = 64 << 20
@@ -131,7 +136,8 @@ class Instance:
             with safe_directory(RUN) as run, self._opened() as directory:
                 os.fchmod(run, PASSABLE)
                 if alone and _owner(Place(directory, _STATE)) == os.fstat(directory).st_uid:
-                    os.unlink(_STATE, dir_fd=directory)  # a file of root, which the group could not replace
+                    # The group could not replace a file of root.
+                    os.rename(_STATE, _ROOTS_STATE, src_dir_fd=directory, dst_dir_fd=directory)
                 lock = os.open(_LOCK, os.O_RDWR | _OURS, dir_fd=directory)
                 try:
                     for fd, mode in ((directory, _SHARED_DIRECTORY), (lock, _SHARED_LOCK)):
@@ -229,38 +235,41 @@ class Instance:
 
         :raises HostError: if it cannot be read.
         """
-        try:
-            return _parsed(self._directory, _STATE)
-        except OSError as error:
-            raise self._unreadable(error.strerror or type(error).__name__) from error
-        except ValueError as error:
-            raise self._unreadable(str(error)) from None
-        except RecursionError:
-            raise self._unreadable("it is nested too deeply") from None
+        return self._read_state(_STATE)
 
-    def _unreadable(self, reason: str) -> HostError:
-        return HostError(f"cannot read the sidecar's state, {self._directory / _STATE}: {reason}")
+    def _read_state(self, record: str) -> dict[str, Any]:
+        try:
+            return _parsed(self._directory, record)
+        except OSError as error:
+            raise self._unreadable(record, error.strerror or type(error).__name__) from error
+        except ValueError as error:
+            raise self._unreadable(record, str(error)) from None
+        except RecursionError:
+            raise self._unreadable(record, "it is nested too deeply") from None
+
+    def _unreadable(self, record: str, reason: str) -> HostError:
+        return HostError(f"cannot read the sidecar's state, {self._directory / record}: {reason}")
 
     @contextmanager
-    def as_writer(self) -> Iterator[None]:
-        """Act as the user that wrote the state while the block runs; that user may be less trusted than we are."""
+    def as_writer(self, record: str) -> Iterator[None]:
+        """Act as the user that wrote one of `RECORDS` while the block runs; that user may be less trusted than we."""
         try:
-            found = (self._directory / _STATE).lstat()
+            found = (self._directory / record).lstat()
         except OSError:
             yield
             return
         with acting_as(found.st_uid, found.st_gid):
             yield
 
-    def hosts_files(self) -> list[Path]:
-        """Return the hosts files that may have names of the last sidecar.
+    def hosts_files(self, record: str) -> list[Path]:
+        """Return the hosts files that may have names of this instance, by one of `RECORDS`.
 
         :raises HostError: if the state cannot be read, with what to do then.
         """
         try:
-            paths = self.read_state().get("hosts_files", [])
+            paths = self._read_state(record).get("hosts_files", [])
             if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-                raise self._unreadable("'hosts_files' is not a list of texts")
+                raise self._unreadable(record, "'hosts_files' is not a list of texts")
         except HostError as error:
             fix = f"if --hosts-file was used, remove the block of instance {self.name} from that file"
             raise HostError(f"{error}; {fix}") from None
@@ -269,7 +278,7 @@ class Instance:
     def forget(self) -> None:
         """Remove the state files. The lock file stays, because a new one would allow a second holder."""
         with self._opened() as directory:
-            for name in (_STATE, _LOADED, _FAILED):
+            for name in (*RECORDS, _LOADED, _FAILED):
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=directory)
 
