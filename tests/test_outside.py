@@ -204,6 +204,7 @@ def statuses() -> Iterator[dict[str, Any]]:
             datapath=datapath,
             pid=pid,
             state=written,
+            state_error="cannot read it" if written else None,
             load_error="no such cgroup" if written else None,
             other_layouts=[LAYOUT - 1] if written else [],
         )

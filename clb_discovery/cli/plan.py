@@ -10,11 +10,12 @@ from typing import Any
 
 from clb_discovery import log
 from clb_discovery.cli.look_ahead import look_ahead, read_installed
+from clb_discovery.cli.published_files import published_files
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.cli.status import print_json
 from clb_discovery.config.options import Options
 from clb_discovery.config.services import read_services
-from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.instance import RECORDS, Instance
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.documents.parts import configured
 from clb_discovery.documents.plan import preview
@@ -111,7 +112,7 @@ def _names(instance: Instance, path: Path | None, after: Installed) -> list[dict
     """Return the changes of hosts files: of the one in the options, and of previous ones, which lose their names."""
     here = real_path(path) if path else None
     found = [names_ahead(here, instance.name, names(after.virtual).addresses)] if here else []
-    for before in instance.hosts_files():
+    for before in sorted(set[Path]().union(*(published_files(instance, record) for record in RECORDS))):
         if before != here:
             with suppress(HostError):  # it stays as it is, and the log of the sidecar has the reason
                 found.append(names_ahead(before, instance.name, {}))

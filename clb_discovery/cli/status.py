@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -18,10 +19,11 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.neighbours import find_overlaps
 from clb_discovery.datapath.pins import Pins, instance_names
 from clb_discovery.datapath.sockets.listening import listening_here
+from clb_discovery.documents.reported import usable
 from clb_discovery.documents.selection import of_problems, of_services, unmatched
 from clb_discovery.documents.status import SCHEMA, Datapath, document
 from clb_discovery.documents.verdict import problems
-from clb_discovery.errors import ClbError
+from clb_discovery.errors import ClbError, HostError
 from clb_discovery.hints import loaded_instances
 
 
@@ -56,17 +58,27 @@ def read_status(name: str) -> dict[str, Any]:
     """Return the document of `status --json` for an instance."""
     pins, instance = Pins(name), Instance(name)
     datapath = _read_datapath(pins)
+    state, state_error = _read_state(instance)
     return document(
         instance=name,
         version=__version__,
         kernel=os.uname().release,
         datapath=datapath,
         pid=instance.holder(),
-        state=instance.read_state(),
+        state=state,
+        state_error=state_error,
         listening=listening_here(datapath.installed.virtual) if datapath else (),
         load_error=instance.load_error(),
         other_layouts=pins.other_layout_numbers(),
     )
+
+
+def _read_state(instance: Instance) -> tuple[Mapping[str, Any], str | None]:
+    """Return the last state of the sidecar, and why it, or a part of it, cannot be read."""
+    try:
+        return usable(instance.read_state())
+    except HostError as error:
+        return {}, f"{error}; restart the sidecar, which replaces it"
 
 
 def print_json(found: dict[str, Any]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
+from clb_discovery.cli.published_files import published_files
 from clb_discovery.cli.read_options import read_options
-from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.instance import RECORDS, Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins, instance_names
@@ -33,8 +35,7 @@ def main(typed: argparse.Namespace) -> int:
             pins.remove_other_layouts()
         return 0
     with instance.locked():
-        with instance.as_writer():  # first, so that no name leads to an address that is no longer balanced
-            left = remove_names(instance.hosts_files(), instance.name)
+        left = _remove_names(instance)  # first, so that no name leads to an address that is no longer balanced
         loader.unload(pins)
         if left:
             raise HostError("; ".join(left.values()))
@@ -42,6 +43,19 @@ def main(typed: argparse.Namespace) -> int:
     if not loaded:
         _print_nothing_loaded(name)
     return 0
+
+
+def _remove_names(instance: Instance) -> dict[Path, str]:
+    """Remove the names from each file with the rights of those that have listed it; return why some may be left."""
+    left: dict[Path, str] = {}
+    cleaned: set[Path] = set()
+    for record in RECORDS:
+        with instance.as_writer(record):
+            files = published_files(instance, record) - cleaned
+            failed = remove_names(sorted(files), instance.name)
+        cleaned |= files - failed.keys()
+        left = {path: why for path, why in left.items() if path not in cleaned} | failed
+    return left
 
 
 def _require_ours(pins: Pins, *, is_alone: bool) -> None:

@@ -52,7 +52,9 @@ def read_services(options: Options) -> tuple[Service, ...]:
     services = [_completed(entry, options) for entry in entries]
     with _explained("--vip-range"):
         services = with_automatic_vips(services, options.vip_range)
-    return merge_services(services, {entry.service.source: entry.place for entry in reversed(entries)})
+    merged = merge_services(services, {entry.service.source: entry.place for entry in reversed(entries)})
+    checked = {entry.service.source for entry in entries if "check" in entry.settings}
+    return tuple(one if one.source in checked else one.with_default_check() for one in merged)
 
 
 def merge_services(services: Iterable[Service], places: Mapping[str, str]) -> tuple[Service, ...]:

@@ -3,7 +3,8 @@
 A process that writes the maps holds a POSIX record lock (fcntl(2)) on `/run/clb-discovery/<instance>/lock`, whose owner
 other processes can read without taking the lock. The first byte of the file is locked for writing, the second for
 loading; a sidecar that also loads holds both. The sidecar replaces `state.json` whenever its state changes; the file
-stays when it ends. `load` leaves `loaded.json` for a writer without the privilege to find out for itself.
+stays when it ends. `load` leaves `loaded.json` for a writer without the privilege to find out for itself; if it shares
+the instance with a group, it moves the state of a sidecar of root to `roots-state.json`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ RUN: Final = Path("/run/clb-discovery")
 _LOCK: Final = "lock"
 _TRACE: Final = "trace"
 _STATE: Final = "state.json"
+_ROOTS_STATE: Final = "roots-state.json"
+"""The state that a sidecar of root has left, once `load` has shared the instance with a group."""
+RECORDS: Final = (_ROOTS_STATE, _STATE)
+"""The files that may list hosts files with names of this instance, each with rights of its own."""
 _LOADED: Final = "loaded.json"
 _FAILED: Final = "failed-load.json"
 _TAKES_OVER: Final = "takes-over"
@@ -132,7 +137,8 @@ class Instance:
             with safe_directory(RUN) as run, self._opened() as directory:
                 os.fchmod(run, PASSABLE)
                 if alone and _owner(Place(directory, _STATE)) == os.fstat(directory).st_uid:
-                    os.unlink(_STATE, dir_fd=directory)  # a file of root, which the group could not replace
+                    # The group could not replace a file of root.
+                    os.rename(_STATE, _ROOTS_STATE, src_dir_fd=directory, dst_dir_fd=directory)
                 lock = os.open(_LOCK, os.O_RDWR | _OURS, dir_fd=directory)
                 try:
                     for fd, mode in ((directory, _SHARED_DIRECTORY), (lock, _SHARED_LOCK)):
@@ -239,29 +245,54 @@ class Instance:
             raise HostError(f"cannot write {path}: {error.strerror}; is the file system full?") from error
 
     def read_state(self) -> dict[str, Any]:
-        """Return the last state of the sidecar; empty if there is none or it cannot be read."""
-        return _read(self._directory, _STATE)
+        """Return the last state of the sidecar, of any shape inside; empty if there is none.
+
+        :raises HostError: if it cannot be read.
+        """
+        return self._read_state(_STATE)
+
+    def _read_state(self, record: str) -> dict[str, Any]:
+        try:
+            return _parsed(self._directory, record)
+        except OSError as error:
+            raise self._unreadable(record, error.strerror or type(error).__name__) from error
+        except ValueError as error:
+            raise self._unreadable(record, str(error)) from None
+        except RecursionError:
+            raise self._unreadable(record, "it is nested too deeply") from None
+
+    def _unreadable(self, record: str, reason: str) -> HostError:
+        return HostError(f"cannot read the sidecar's state, {self._directory / record}: {reason}")
 
     @contextmanager
-    def as_writer(self) -> Iterator[None]:
-        """Act as the user that wrote the state while the block runs; that user may be less trusted than we are."""
+    def as_writer(self, record: str) -> Iterator[None]:
+        """Act as the user that wrote one of `RECORDS` while the block runs; that user may be less trusted than we."""
         try:
-            found = (self._directory / _STATE).lstat()
+            found = (self._directory / record).lstat()
         except OSError:
             yield
             return
         with acting_as(found.st_uid, found.st_gid):
             yield
 
-    def hosts_files(self) -> list[Path]:
-        """Return the hosts files that may have names of the last sidecar."""
-        paths = self.read_state().get("hosts_files")
-        return [Path(path) for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+    def hosts_files(self, record: str) -> list[Path]:
+        """Return the hosts files that may have names of this instance, by one of `RECORDS`.
+
+        :raises HostError: if the state cannot be read, with what to do then.
+        """
+        try:
+            paths = self._read_state(record).get("hosts_files", [])
+            if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+                raise self._unreadable(record, "'hosts_files' is not a list of texts")
+        except HostError as error:
+            fix = f"if --hosts-file was used, remove the block of instance {self.name} from that file"
+            raise HostError(f"{error}; {fix}") from None
+        return [Path(path) for path in paths]
 
     def forget(self) -> None:
         """Remove the state files. The lock file stays, because a new one would allow a second holder."""
         with self._opened() as directory:
-            for name in (_STATE, _LOADED, _FAILED, _TAKES_OVER):
+            for name in (*RECORDS, _LOADED, _FAILED, _TAKES_OVER):
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=directory)
 
@@ -280,16 +311,34 @@ def _owner(place: Place) -> int | None:
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
-    """Return an object of JSON; empty if there is none. The writer of the file may be less trusted than the reader."""
+    """Return an object of JSON; empty if there is none, or it cannot be read."""
     try:
-        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            found = json.loads(read_file(Place(directory, name), _MOST_STATE) or b"null")
-        finally:
-            os.close(directory)
+        return _parsed(path, name)
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _parsed(path: Path, name: str) -> dict[str, Any]:
+    """Return an object of JSON; empty if there is no file. Its writer may be less trusted than the reader.
+
+    :raises OSError: if it cannot be opened.
+    :raises ValueError: if it is not an object of JSON, or too large; the message continues after the file's name.
+    :raises RecursionError: if it is nested too deeply.
+    """
+    try:
+        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return {}
+    try:
+        content = read_file(Place(directory, name), _MOST_STATE)
+    except ValueError as error:
+        raise ValueError(f"it {error}") from None
+    finally:
+        os.close(directory)
+    found = {} if content is None else json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("it is not an object of JSON")  # noqa: TRY004 - as for other content that is not as it should be
+    return found
 
 
 def _lock_bytes(lock: int, part: _Bytes) -> bool:

@@ -59,6 +59,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     datapath: Datapath | None,
     pid: int | None,
     state: Mapping[str, Any],
+    state_error: str | None = None,
     listening: Collection[Vip] = (),
     load_error: str | None = None,
     other_layouts: Sequence[int] = (),
@@ -67,7 +68,8 @@ def document(  # noqa: PLR0913 - the parts of the document
 
     :param pid: process id of the running sidecar, or None.
     :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `metrics_error`,
-        `sources`, `unpublished`, `parts`, `checks`, `zone` and `zones`.
+        `sources`, `unpublished`, `parts`, `checks`, `zone` and `zones`; each may be missing.
+    :param state_error: why that state, or part of it, cannot be read.
     :param listening: the VIPs on which a program of this host listens.
     :param load_error: why the last load failed.
     :param other_layouts: the layouts of other versions whose programs are loaded.
@@ -89,6 +91,7 @@ def document(  # noqa: PLR0913 - the parts of the document
             "last_sync": state.get("last_sync"),
             "config_error": state.get("config_error"),
             "metrics_error": state.get("metrics_error"),
+            "state_error": state_error,
         },
         "zone": zone,
         "sources": state.get("sources", []),

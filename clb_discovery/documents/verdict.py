@@ -52,6 +52,8 @@ def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("configuration", text)
     if sidecar["metrics_error"]:
         yield Problem("metrics", f"metrics are not served: {sidecar['metrics_error']}")
+    if sidecar["state_error"]:
+        yield Problem("sidecar", sidecar["state_error"])
     yield from _zone(status.get("zone"))
     for one in status["unpublished"]:
         text = f"{one['virtual_servers']} of its virtual servers not published: {one['reason']}"

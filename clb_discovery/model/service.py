@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from clb_discovery.model.address import Address
@@ -104,6 +104,17 @@ class Service:
     def is_composed(self) -> bool:
         """Whether its pools differ from the answers: priorities are numbers of tiers, and weights are scaled."""
         return len(self.parts) > 1 or self.zones is not None
+
+    def with_default_check(self) -> Service:
+        """Return the service without a check that is that of all services, if it cannot be one for its servers.
+
+        Servers of UDP need not listen on TCP. A port in the check is another one than theirs.
+        """
+        if self.check is None or self.check.request.port or not self.vips:
+            return self
+        if any(vip.protocol is not Protocol.UDP for vip in self.vips):
+            return self
+        return replace(self, check=None, health=replace(self.health, checked=False))
 
     def policy_of(self, part: Part) -> RemovalPolicy:
         """Return the policy for removals from one of the parts."""

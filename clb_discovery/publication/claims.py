@@ -188,7 +188,8 @@ def _service(claim: Claim, vips: Sequence[Vip]) -> Service:
     active = claim.service.health.active or algorithm is Algorithm.LEAST_CONN
     health = claim.opt_in.health.over(replace(claim.service.health, active=active))
     most = min(MOST_SERVERS, MOST_PLACES // max(1, len(vips)))
-    return replace(claim.service, vips=tuple(vips), algorithm=algorithm, health=health, most=most)
+    service = replace(claim.service, vips=tuple(vips), algorithm=algorithm, health=health, most=most)
+    return service.with_default_check()  # a catalog names no checks
 
 
 def _clash(vip: Vip, owner: str) -> Refusal:

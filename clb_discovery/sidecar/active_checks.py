@@ -235,7 +235,10 @@ def _services(installed: Installed, pools: Iterable[CheckedPool]) -> dict[Target
 
 
 def _check(published: Published, checks: Mapping[str, Check]) -> Check | None:
-    return checks.get(published.label.source) if published.label else None
+    """Return the check of a virtual server; none if its programs do not look for verdicts."""
+    if published.label is None or published.health is None or not published.health.checked:
+        return None
+    return checks.get(published.label.source)
 
 
 def _tiers(vip: bytes, pool: Pool, check: Check) -> tuple[tuple[Member, ...], ...]:

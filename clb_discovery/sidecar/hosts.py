@@ -6,7 +6,8 @@ from pathlib import Path
 
 import structlog
 
-from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.instance import RECORDS, Instance
+from clb_discovery.errors import HostError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import real_path, remove_names, write_names
 from clb_discovery.layout.installed import Installed
@@ -26,7 +27,11 @@ class HostsFile:
 
     def use(self, path: Path | None) -> None:
         """Publish names in this file from now on, and remove them from others."""
-        self._left.update(self._instance.hosts_files())
+        for record in RECORDS:
+            try:
+                self._left.update(self._instance.hosts_files(record))
+            except HostError as error:
+                self._announcer.trouble("cannot remove previously published names", str(error))
         if self._path:
             self._left.add(real_path(self._path))
         self._path = path

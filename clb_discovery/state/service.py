@@ -347,7 +347,7 @@ class ServiceState(_Fields):
             return None
         names = ", ".join(some_of([repr(name[:_LONGEST]) for name in self.unfollowed], _SHOWN))
         return (
-            f"{len(self.unfollowed)} services are not followed, because more opt in than --max-services allows; "
+            f"{len(self.unfollowed)} services are not followed, because more may opt in than --max-services allows; "
             f"raise it, or name them with --service: {names}"
         )
 

@@ -167,7 +167,7 @@ class ServiceTable:
         listing = self._states.get(CATALOG)
         if listing is None or not listing.unfollowed:
             return None
-        return f"more opt in than --max-services {self._max_services} allows; raise it, or name them with --service"
+        return f"more may opt in than --max-services {self._max_services} allows; raise it, or name them with --service"
 
     def leave(self) -> bool:
         """Leave services that no longer opt in; return whether there was one."""

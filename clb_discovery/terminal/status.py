@@ -107,7 +107,8 @@ class Status:
         sidecar = self._status["sidecar"]
         last = f"last change {self._age(sidecar['last_sync'])}" if sidecar["last_sync"] else ""
         if sidecar["running"]:
-            return plain(f"running, process {sidecar['pid']}, {last or 'no change since start'}", "green")
+            unknown = "its state cannot be read" if sidecar["state_error"] else "no change since start"
+            return plain(f"running, process {sidecar['pid']}, {last or unknown}", "green")
         return plain(f"not running{last and f', {last}'}", "red")
 
     def _sources(self) -> Iterator[RenderableType]:

@@ -116,6 +116,34 @@ def test_options_are_for_all_services() -> None:
     assert checks == {"web": Check(Request(), fall=1), "off": None}
 
 
+@pytest.mark.parametrize(
+    ("check", "vips", "is_checked"),
+    [
+        (Request(), "10.64.0.1:53/udp", False),
+        (Request(), "10.64.0.1:53/udp,10.64.0.2:53/udp", False),
+        (Request(), "10.64.0.1:53/udp,10.64.0.1:53", True),
+        (Request("http", "health.example"), "10.64.0.1:53/udp", False),
+        (Request("http", "health.example", 9000), "10.64.0.1:53/udp", True),
+    ],
+)
+def test_a_check_of_all_is_not_for_services_of_udp_alone(check: Request, vips: str, *, is_checked: bool) -> None:
+    """Their servers need not listen on TCP at that port, so all would fail; their own check, or another port, stays."""
+    (found,) = read_services(Options(service=(f"dns={vips}",), consul="", check=check))
+    assert (found.check is not None, found.health.checked) == (is_checked, is_checked)
+    own = 'check = "tcp"\n'
+    file = decode(WEB.replace("10.64.0.1:80", "10.64.0.1:53/udp").encode() + own.encode())
+    (found,) = read_services(Options(check=check, entries=file.entries))
+    assert found.check == Check()
+
+
+def test_a_check_of_all_is_not_for_automatic_vips_of_udp() -> None:
+    """Their protocol is that of the name."""
+    names = "_dns._udp.example", "_dns._tcp.example"
+    udp, tcp = read_services(Options(srv=names, check=Request()))
+    assert (udp.check, udp.health.checked) == (None, False)
+    assert (tcp.check, tcp.health.checked) == (Check(), True)
+
+
 def test_a_check_ends_before_the_next_one_begins() -> None:
     """A timeout above the interval is an error."""
     with pytest.raises(UsageError, match="web: --check-timeout 3s is more than --check-interval 2s; raise --check-int"):

@@ -157,6 +157,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
             "last_sync": "2026-01-02T03:04:05Z",
             "config_error": None,
             "metrics_error": None,
+            "state_error": None,
         },
         "zone": None,
         "sources": STATE["sources"],
@@ -214,6 +215,7 @@ def test_an_instance_that_is_not_loaded_has_the_shape() -> None:
         "last_sync": "2026-01-02T03:04:05Z",
         "config_error": None,
         "metrics_error": None,
+        "state_error": None,
     }
     assert found["sources"] == STATE["sources"]
     assert found["virtual_servers"] == []

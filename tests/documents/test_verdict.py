@@ -31,7 +31,7 @@ def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
             "outcomes": True,
             "cgroup": "/c",
         },
-        "sidecar": {"running": True, "config_error": None, "metrics_error": None},
+        "sidecar": {"running": True, "config_error": None, "metrics_error": None, "state_error": None},
         "sources": [source("srv:web")],
         "virtual_servers": [virtual("web", "active"), virtual("web")],
         "unpublished": [],
@@ -93,7 +93,7 @@ def test_not_loaded_is_the_only_problem() -> None:
     (only,) = last_line(
         status(
             datapath=NOT_LOADED,
-            sidecar={"running": False, "config_error": None, "metrics_error": None},
+            sidecar={"running": False, "config_error": None, "metrics_error": None, "state_error": None},
             sources=[],
             virtual_servers=[],
         )
@@ -154,7 +154,12 @@ EVERYTHING = status(
         "other_layouts": [],
         "outcomes": True,
     },
-    sidecar={"running": False, "config_error": "line 3", "metrics_error": "port in use"},
+    sidecar={
+        "running": False,
+        "config_error": "line 3",
+        "metrics_error": "port in use",
+        "state_error": "cannot read it",
+    },
     sources=[
         *(source(f"srv:{number}", "retrying", "SERVFAIL") for number in range(5)),
         source("srv:half", "held", "10.64.0.2 is taken"),
@@ -173,6 +178,7 @@ def test_everything_at_once() -> None:
         "instance b (/, above) serves the same VIPs: 10.64.0.1:80; give each instance its own",
         "configuration rejected, the previous one stays in effect: line 3",
         "metrics are not served: port in use",
+        "cannot read it",
         "not published in full (see above): large",
         "no real servers, connects are refused: empty",
         "ejected after failed connects: half (1 of 2)",
@@ -187,11 +193,12 @@ def test_each_problem_names_its_service_and_its_reason() -> None:
     """A source is that of a service if there is a virtual server of it; a problem of the instance names its part."""
     found = [(problem.subject, problem.text) for problem in problems(EVERYTHING)]
     assert [subject for subject, _ in found] == [
-        *("data plane", "data plane", "data plane", "configuration", "metrics", "large", "empty", "half"),
+        *("data plane", "data plane", "data plane", "configuration", "metrics", "sidecar"),
+        *("large", "empty", "half"),
         *(f"srv:{number}" for number in range(5)),
         *("half", "srv:part", "sidecar"),
     ]
-    assert found[5:9] == [
+    assert found[6:10] == [
         ("large", "2 of its virtual servers not published: no room"),
         ("empty", "no real servers: connects are refused"),
         ("half", "1 of 2 real servers ejected after failed connects: 10.0.0.1:80"),

@@ -59,6 +59,7 @@ def test_killed_sidecar_leaves_everything_as_it_was(
         "last_sync": alive["sidecar"]["last_sync"],
         "config_error": None,
         "metrics_error": None,
+        "state_error": None,
     }
     assert dead["sources"][0] | {"last_success": None} == alive["sources"][0] | {"last_success": None}
     assert dead["virtual_servers"] == alive["virtual_servers"]
@@ -113,6 +114,7 @@ def test_status_of_nothing(new_instance: str) -> None:
         "last_sync": None,
         "config_error": None,
         "metrics_error": None,
+        "state_error": None,
     }
     assert (found["sources"], found["virtual_servers"]) == ([], [])
     text = clb("status", "--instance", new_instance)

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from clb_discovery.datapath.handover import WRITER
-from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.instance import RUN, Instance
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
 from clb_discovery.layout.structs import Map
@@ -280,8 +280,50 @@ def counted(instance: str) -> list[int]:
 def test_status_does_not_wait_for_the_state_file(instance: str, cgroup: Path) -> None:
     """If the group replaces the state by a FIFO or the like, it does not block root's status."""
     load(instance, cgroup)
-    os.mkfifo(Path("/run/clb-discovery") / instance / "state.json")
-    assert status(instance)["sources"] == []
+    state = RUN / instance / "state.json"
+    os.mkfifo(state)
+    found = status(instance)
+    assert found["sources"] == []
+    assert f"{state}: it is not a regular file" in found["sidecar"]["state_error"]
+
+
+TRUNCATED: Final = '{"sources": [{"name": "consul:web", "sta'
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (TRUNCATED, "state.json: Unterminated string"),
+        ("", "state.json: Expecting value"),
+        ("[]", "state.json: it is not an object"),
+        ("[" * 100_000, "state.json: it is nested too deeply"),
+        ('{"last_sync": "soon", "sources": {"web": 5}, "checks": 5}', "'checks', 'last_sync', 'sources' have another"),
+        ('{"hosts_files": [5], "sources": [{"name": "consul:web"}]}', "'sources' has another"),
+    ],
+)
+def test_a_state_that_cannot_be_read_stops_no_command(  # noqa: PLR0917 - fixtures and parameters
+    instance: str, cgroup: Path, config: Path, tmp_path: Path, content: str, reason: str
+) -> None:
+    """Status shows all else and reports why, other commands and the next sidecar work, and that one replaces it."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP}:80": []})
+    (RUN / instance / "state.json").write_text(content)
+    for option in ("--sources", "--problems"):
+        found = clb("status", "--instance", instance, option)
+        (line,) = (line for line in found.stdout.splitlines() if reason in line)
+        assert found.stderr == ""
+    assert "restart the sidecar" in line
+    assert len(status(instance)["virtual_servers"]) == 1
+    assert clb("instances").returncode == 0
+    load(instance, cgroup)
+    options = serving(config, "127.0.0.1:8080")
+    assert clb("plan", "--instance", instance, *options).returncode in {0, 2}
+    with writing(instance, options, tmp_path):
+        assert status(instance)["sidecar"]["state_error"] is None
+    (RUN / instance / "state.json").write_text(content)
+    found = clb("unload", "--instance", instance)
+    assert (found.returncode, found.stdout) == (0, "")
+    assert found.stderr.count("\n") == ("hosts_files" in content or "last_sync" not in content)
 
 
 def test_run_time_directory_of_all_instances_is_passable_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

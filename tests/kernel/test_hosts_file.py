@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from tests.support.pace import patient
 from tests.support.paths import directory_for_all
 from tests.support.process import running, wait_until
 from tests.support.redis import RedisServer, redis_servers
-from tests.support.sidecar import Sidecar, clb, sidecar, status
+from tests.support.sidecar import Sidecar, clb, load, sidecar, status
 from tests.support.spares import loaded_instance
 
 instance = loaded_instance
@@ -311,6 +312,29 @@ def test_unload_has_no_more_rights_than_who_published(instance: str, cgroup: Pat
             assert ("redis.clb" in hosts.read_text()) == (code != 0)
             for path in (hosts, theirs):
                 os.chown(path, 0, 0)
+
+
+@pytest.mark.parametrize("next_one", ["unload", "sidecar", "user"])
+def test_names_of_root_are_not_forgotten_by_a_load_for_a_group(
+    instance: str, cgroup: Path, tmp_path: Path, hosts: Path, next_one: str
+) -> None:
+    """`load` makes room for the state of a sidecar of another user; the next sidecar, or unload, still removes them."""
+    with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
+        knot.write(zone(*servers))
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts) as found:
+            found.wait_for(lambda: "redis.clb" in hosts.read_text(), "names are published")
+        load(instance, cgroup, "--group", str(NOBODY))
+        assert "redis.clb" in hosts.read_text()
+        if next_one == "sidecar":
+            with following(knot, instance, cgroup, tmp_path) as found:
+                found.wait_for(lambda: "redis.clb" not in hosts.read_text(), "names are removed")
+    state = RUN / instance / "state.json"
+    if next_one == "user":  # it could not remove them, and they are of root all the same
+        state.write_text(json.dumps({"hosts_files": [str(hosts)]}))
+        os.chown(state, NOBODY, NOBODY)
+    assert clb("unload", "--instance", instance).returncode == 0
+    assert hosts.read_text() == f"{BEFORE}\n"
+    assert {path.name for path in state.parent.iterdir()} == {"lock"}
 
 
 def test_names_whose_directory_has_gone_are_gone(instance: str, tmp_path: Path) -> None:

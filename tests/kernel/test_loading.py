@@ -121,16 +121,25 @@ def test_move_that_was_interrupted_at_its_end_is_carried_out(loaded: str, cgroup
         assert status(loaded)["datapath"]["cgroup"] == str(cgroup)
 
 
-def leave_killed_load(instance: str, cgroup: Path, *, pins_left: int) -> None:
-    """Kill a load with maps of other sizes before it attaches the first program.
+BEFORE_LINKS: Final = "handover.prepare = die"
+AFTER_FIRST_LINK: Final = "Path.rename = lambda pin, to: rename(pin, to) and str(to).endswith('_link') and die()"
+BEFORE_RECORD: Final = "Maps.write_info = die"
+
+
+def leave_killed_load(instance: str, cgroup: Path, *, pins_left: int = 100, moment: str = BEFORE_LINKS) -> None:
+    """Kill a load with maps of other sizes.
 
     :param pins_left: how many of its pins stay; without some of them it was killed while it pinned maps.
+    :param moment: the statement that lets it end: by default before it attaches the first program.
     """
     code = (
         "import os, signal, sys\n"
+        "from pathlib import Path\n"
         "from clb_discovery.cli.main import main\n"
         "from clb_discovery.datapath import handover\n"
-        "handover.prepare = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from clb_discovery.datapath.maps import Maps\n"
+        "rename, die = Path.rename, lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"{moment}\n"
         "main(sys.argv[1:])\n"
     )
     options = ["--instance", instance, "--cgroup", str(cgroup), "--room-servers", "999", *loading()]
@@ -155,6 +164,30 @@ def test_first_load_that_was_killed_counts_for_nothing(instance: str, cgroup: Pa
     load(instance, cgroup, "--room-servers", "5000", "--room-sockets", "4000")
     assert pinned_sizes(pins) == sizes(5000, 4000)
     assert status(instance)["datapath"]["effective"]
+
+
+@pytest.mark.parametrize("moment", [AFTER_FIRST_LINK, BEFORE_RECORD], ids=["links", "record"])
+def test_first_load_that_was_killed_with_links_counts_for_nothing(instance: str, cgroup: Path, moment: str) -> None:
+    """No pool can have been published before its record, so nothing is lost if the next load begins from nothing."""
+    leave_killed_load(instance, cgroup, moment=moment)
+    assert any(Pins(instance).directory.glob("*_link"))
+    load(instance, cgroup, "--room-servers", "5000")
+    assert pinned_sizes(Pins(instance)) == sizes(5000, SOCKETS)
+    publish(instance, {f"{VIP4}:80": []})
+    assert dial(cgroup, VIP4, 80) == [refusal()]
+    assert status(instance)["datapath"]["effective"]
+
+
+@pytest.mark.parametrize("moment", [AFTER_FIRST_LINK, BEFORE_RECORD], ids=["links", "record"])
+def test_a_repeated_load_that_was_killed_keeps_pools_and_sizes(instance: str, cgroup: Path, moment: str) -> None:
+    """The record of the first load is still there."""
+    load(instance, cgroup, "--room-servers", "5000")
+    publish(instance, {f"{VIP4}:80": []})
+    with made_cgroup() as other:
+        leave_killed_load(instance, other, moment=moment)
+    load(instance, cgroup)
+    assert pinned_sizes(Pins(instance)) == sizes(5000, SOCKETS)
+    assert dial(cgroup, VIP4, 80) == [refusal()]
 
 
 @pytest.mark.parametrize("pins_left", [1, 100])

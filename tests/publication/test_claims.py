@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from clb_discovery.model.address import in_network, parse_address, parse_network
 from clb_discovery.model.answer import Claim, OptIn, Refusal
+from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Algorithm, HealthClaim, PassiveHealth, Protocol, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
@@ -62,6 +63,15 @@ def installed(**vips: str) -> dict[Vip, str]:
 def overlap(one: Vip, other: Vip) -> bool:
     """Tell whether a connect could match both."""
     return one._replace(port=0) == other._replace(port=0) and (one.port == other.port or 0 in {one.port, other.port})
+
+
+def test_services_of_udp_alone_are_not_checked() -> None:
+    """The check of a catalog is that of all services, and their servers need not listen on TCP."""
+    checked = Service("dns", "consul:dns", (), check=Check(), health=PassiveHealth(checked=True))
+    for vips, is_checked in (("10.64.0.1:53/udp",), False), (("10.64.0.1:53/udp", "10.64.0.1:53"), True):
+        claims = [Claim(checked, OptIn(tuple(map(parse_vip, vips))))]
+        (found,) = resolve((), claims, {}, RANGES).services
+        assert (found.check is not None, found.health.checked) == (is_checked, is_checked)
 
 
 @given(CONFIGURED, CLAIMS, HOLDERS)

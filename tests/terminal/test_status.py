@@ -178,6 +178,7 @@ def test_an_instance_that_is_not_loaded_has_a_status() -> None:
             "last_sync": None,
             "config_error": "line 3\nis wrong",
             "metrics_error": None,
+            "state_error": None,
         },
         "sources": [],
         "virtual_servers": [],

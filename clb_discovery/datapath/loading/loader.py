@@ -57,7 +57,7 @@ def load(  # noqa: PLR0913 - independent choices of two commands
     The network namespace of the caller becomes home, see `clb_home`.
 
     Attached programs stay until everything that replaces them is ready. A first load that fails leaves nothing, and
-    after one that was killed before it attached a program, the next load is the first.
+    after one that was killed, the next load is the first.
 
     :param room: the sizes of new maps; existing ones keep theirs.
     :param alone: whether no other process writes the maps. Another writer keeps the self-test servers in them itself.
@@ -86,11 +86,12 @@ def load(  # noqa: PLR0913 - independent choices of two commands
 
 
 def _was_loaded(pins: Pins) -> bool:
-    """Tell whether a load of this layout has ended, or has attached a program.
+    """Tell whether a load of this layout has ended: it then wrote the record, and before that nothing is published.
 
     Otherwise its pins are those of a load that was killed: not all of them, or maps of other sizes than wanted now.
+    A map of the record that was taken away tells nothing about links that are there.
     """
-    return pins.have_links() or (pins.map(Map.INFO).exists() and read_info(pins) is not None)
+    return read_info(pins) is not None if pins.map(Map.INFO).exists() else pins.have_links()
 
 
 def _load(  # noqa: PLR0913 - those of `load`

@@ -12,12 +12,13 @@ others reach, or this process may be confined. Without a verdict the programs pr
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
-from heapq import heappop, heappush, nsmallest
+from heapq import heappop, heappush
+from itertools import islice
 from typing import Final, NamedTuple
 
 from clb_discovery.layout.elements import Change, ChangeKind, Server, Steering
@@ -120,7 +121,8 @@ class Cases:
         self._chance = chance
         self._cases: dict[bytes, _Case] = {}
         self._at: defaultdict[Endpoint, dict[bytes, _Case]] = defaultdict(dict)
-        self._of: defaultdict[bytes, dict[bytes, _Case]] = defaultdict(dict)  # by packed VIP
+        self._of: defaultdict[bytes, OrderedDict[bytes, _Case]] = defaultdict(OrderedDict)
+        """By packed VIP; first those that have waited longest for a probe. A dict is slow if its first ones leave."""
         self._urgent: deque[Endpoint] = deque()
         self._later: list[tuple[int, Endpoint]] = []
         self._running: set[Endpoint] = set()
@@ -150,7 +152,7 @@ class Cases:
         :param terms: of its virtual server; None if its servers are not probed.
         """
         if change.kind == ChangeKind.NEEDED:
-            self._recall(_vip_of(member), now)
+            self._recall(member, terms, now)
             yield News(Kind.NEEDED, member, change=change)
             return
         case = self._cases.get(member)
@@ -204,6 +206,7 @@ class Cases:
             self._doubt(endpoint, now)
         for case in self._waiting(endpoint):
             before, case.probed_at = case.decided_at, now
+            self._of[_vip_of(case.member)].move_to_end(case.member)
             if now < case.changed_at:  # it has failed connects since; the programs would not heed a verdict from before
                 self._probe_first(case, case.changed_at)
             elif is_up:
@@ -311,10 +314,11 @@ class Cases:
             self._hurry(self._opened(_Case(member, terms, change.time, change)))
         return News(Kind.SUSPECTED, member, change=change)
 
-    def _recall(self, vip: bytes, now: int) -> None:
-        """Probe servers that are out again, those first that have waited longest."""
-        out = (case for case in self._of.get(vip, {}).values() if case.out and case.terms)
-        for case in nsmallest(MOST_RECALLED, out, key=lambda case: case.probed_at):
+    def _recall(self, needed: bytes, terms: Terms | None, now: int) -> None:
+        """Probe servers that are out again, those first that have waited longest; none if they are not probed."""
+        others: Mapping[bytes, _Case] = self._of.get(_vip_of(needed), {}) if terms else {}
+        out = (case for case in others.values() if case.out and case.terms)
+        for case in islice(out, MOST_RECALLED):
             self._probe_soon(case, now)
 
     def _probe_soon(self, case: _Case, now: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -325,6 +326,35 @@ def test_large_pools_are_recalled_a_part_at_a_time(world: World) -> None:
         seen += found
         world.now += 1
     assert len(seen) == len(set(seen)) == len(many)
+
+
+@pytest.mark.parametrize("terms", [TERMS, None])
+def test_a_recall_costs_no_more_in_a_larger_pool(world: World, terms: Terms | None) -> None:
+    """A failing pool reports once a second, and may have thousands of servers that are out."""
+    others = [member(f"10.1.{number // 250}.{1 + number % 250}:80") for number in range(20 * MOST_RECALLED)]
+
+    def calls() -> int:
+        """Return the number of functions that one report calls, when it has been taken once."""
+        found = 0
+
+        def count(_frame: object, event: str, _argument: object) -> None:
+            nonlocal found
+            found += event in {"call", "c_call"}
+
+        world.heard(ChangeKind.NEEDED, of=TWO, terms=terms)
+        sys.setprofile(count)
+        try:
+            world.heard(ChangeKind.NEEDED, of=TWO, terms=terms)
+        finally:
+            sys.setprofile(None)
+        return found
+
+    for one in others[: 2 * MOST_RECALLED]:
+        world.heard(ChangeKind.EJECTED, of=one, terms=terms)
+    before = calls()
+    for one in others[2 * MOST_RECALLED :]:
+        world.heard(ChangeKind.EJECTED, of=one, terms=terms)
+    assert calls() == before
 
 
 def test_servers_that_are_not_probed_have_lines_only(world: World) -> None:
