@@ -12,13 +12,12 @@ from dns.rdatatype import RdataType
 
 from clb_discovery.sources.dns.exchange import EDNS_PAYLOAD
 from clb_discovery.sources.dns.lookup import Found, Lookup, LookupFailedError
+from clb_discovery.sources.dns.memory import WITHOUT_TCP
 
 _CONSUL: Final = b"consul"
 """Consul's default for `domain`."""
 _TCP_TRIMMED_FROM: Final = 64_000
 """Bytes. Over TCP Consul trims to 65,523; the last record that fits, with its addresses, may end this far below it."""
-_WITHOUT_TCP: Final = (60.0, 600.0)
-"""Seconds for which TCP is not tried again after it failed: at first, and at most. They double with each failure."""
 _TRUSTED: Final = 600.0
 """Seconds after an answer over TCP during which a failure of TCP is an error: UDP may return fewer records."""
 _OTHER_SERVER: Final = "only another DNS server responds over TCP, and it lacks records; allow TCP to the first one"
@@ -42,7 +41,7 @@ class Whole:
         self._name = name
         self._rdtype = rdtype
         self._tcp_first = False
-        self._pause = _WITHOUT_TCP[0]
+        self._pause = WITHOUT_TCP[0]
         self._without_tcp_until = 0.0
         self._last_over_tcp: float | None = None
 
@@ -97,9 +96,9 @@ class Whole:
                 raise error.explained("TCP is used because answers over UDP may be truncated") from None
             _log.debug("TCP failed; UDP answers are used", source=lookup.label, seconds=self._pause, error=str(error))
             self._without_tcp_until = clock() + self._pause
-            self._pause = min(2 * self._pause, _WITHOUT_TCP[1])
+            self._pause = min(2 * self._pause, WITHOUT_TCP[1])
             return None
-        self._pause, self._last_over_tcp = _WITHOUT_TCP[0], clock()
+        self._pause, self._last_over_tcp = WITHOUT_TCP[0], clock()
         return found
 
     async def _compare(self, lookup: Lookup, found: Found) -> None:
