@@ -13,7 +13,7 @@ import dns.message
 import dns.name
 import structlog
 from dns.exception import DNSException, Timeout
-from dns.flags import AA, TC
+from dns.flags import AA, RA, TC
 from dns.message import ChainingResult, QueryMessage, Truncated
 from dns.nameserver import Nameserver
 from dns.rcode import BADVERS, FORMERR, NOERROR, NOTIMP, NXDOMAIN, SERVFAIL, YXDOMAIN, Rcode
@@ -277,8 +277,11 @@ def _checked(message: QueryMessage) -> ChainingResult:
         if message.answer:
             raise _ImproperError("only records that were not queried")
         kinds = {rrset.rdtype for rrset in message.authority}
-        if NS in kinds and SOA not in kinds and not message.flags & AA:
-            raise _ImproperError("a referral to other servers, not an answer")
+        if SOA not in kinds and not message.flags & AA:
+            if NS in kinds:
+                raise _ImproperError("a referral to other servers, not an answer")
+            if not message.flags & RA:  # send_dg in glibc's resolv/res_send.c
+                raise _ImproperError("an empty answer of a server that neither has the zone nor resolves names")
     return chain
 
 
