@@ -101,6 +101,15 @@ class Lookup:
         """Return the absolute names that a name may mean, in the order in which to query them."""
         return candidates(name, self._servers.search, self._servers.ndots)
 
+    def meant(self, name: dns.name.Name) -> dns.name.Name | None:
+        """Return the candidate for a name that had the records last: no other one counts while it fails."""
+        return self._servers.memory.meant(name)
+
+    def means(self, name: dns.name.Name, found: dns.name.Name) -> None:
+        """Note the candidate for a name that has the records."""
+        if self._servers.search and not name.is_absolute():
+            self._servers.memory.means(name, found)
+
     def search_fault(self, name: dns.name.Name) -> str | None:
         """Return why a name that was not found may still be in a search domain, if so."""
         if name.is_absolute() or not self._servers.bad_search:
@@ -153,7 +162,7 @@ class Lookup:
 
         After SERVFAIL the next name is queried, as after NXDOMAIN and NODATA. After another failure of a name from the
         search list, only the name as it is. Unlike in glibc, a failure on the way is an error if no name has records,
-        because the failed name may be the one that has them.
+        or the failed name had them last: other names may have other ones.
 
         :param text: `name` as text.
         :return: the records, else the negative answer with the smallest TTL.
@@ -162,7 +171,7 @@ class Lookup:
         nothing: list[Response] = []
         failed: LookupFailedError | None = None
         stopped = False
-        names = self.candidates(name)
+        names, meant = self.candidates(name), self.meant(name)
         shown = text if len(names) == 1 else None
         for candidate, is_listed in names:
             if stopped and is_listed:
@@ -170,10 +179,13 @@ class Lookup:
             try:
                 response = await self._ask(candidate, rdtype, tcp=tcp, shown=shown)
             except LookupFailedError as error:
+                if candidate == meant:
+                    raise
                 failed = failed or error
                 stopped = stopped or (is_listed and not error.is_servfail)
                 continue
             if response.is_found:
+                self.means(name, candidate)
                 return response
             nothing.append(response)
         if failed:

@@ -1,9 +1,13 @@
-"""The observed behaviour of DNS servers: which do not answer, not over TCP, or not with EDNS. No I/O, no clock."""
+"""The observed behaviour of DNS servers: which do not answer, not over TCP, or not with EDNS; and what they had.
+
+No I/O, no clock.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
+import dns.name
 from dns.nameserver import Nameserver
 
 REMEMBERED: Final = 600.0
@@ -14,10 +18,11 @@ SILENT: Final = 30.0
 """Seconds for which a server that did not answer is queried after all others."""
 WITHOUT_TCP: Final = (60.0, 600.0)
 """Seconds for which TCP is not tried first after it failed: at first, and at most. They double with each failure."""
+_MOST_NAMES: Final = 4096
 
 
 class Memory:
-    """The observed behaviour of servers, by their text form; it expires."""
+    """The observed behaviour of servers, by their text form, which expires; and the meaning of relative names."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -28,6 +33,7 @@ class Memory:
         self._silent: dict[str, float] = {}
         self._without_tcp: dict[str, tuple[float, float]] = {}
         """Until when, and for how many seconds."""
+        self._meant: dict[dns.name.Name, dns.name.Name] = {}
 
     def knows_edns(self, server: Nameserver, now: float) -> bool:
         """Return whether a server is queried with EDNS."""
@@ -76,3 +82,14 @@ class Memory:
     def answered_over_tcp(self, server: Nameserver) -> None:
         """Note that a server answered over TCP."""
         self._without_tcp.pop(str(server), None)
+
+    def meant(self, name: dns.name.Name) -> dns.name.Name | None:
+        """Return the absolute name that last had records for a name with several candidates, if it is known."""
+        return self._meant.get(name)
+
+    def means(self, name: dns.name.Name, found: dns.name.Name) -> None:
+        """Note that an absolute name has records for a name with several candidates; the oldest are forgotten."""
+        self._meant.pop(name, None)
+        self._meant[name] = found
+        if len(self._meant) > _MOST_NAMES:
+            del self._meant[next(iter(self._meant))]
