@@ -86,6 +86,8 @@ class Lookup:
             ],
         )
         self._preferred: Nameserver | None = None
+        servers.memory.turn += 1
+        self._turn = servers.memory.turn
 
     async def __aenter__(self) -> Self:
         """Start the round."""
@@ -209,14 +211,17 @@ class Lookup:
         return response
 
     def _order(self) -> list[Nameserver]:
-        """Return the servers in the order to query them: those that were silent recently come last."""
+        """Return the servers in the order to query them: those that were silent recently come last.
+
+        With `rotate` rounds take turns, and not queries as in glibc: of a server with another version of the zone, no
+        part may be combined with those of the others.
+        """
         servers, memory = list(self._servers.nameservers), self._servers.memory
-        if self._servers.rotate:
-            memory.turn += 1
-            first = memory.turn % len(servers)
-            servers = servers[first:] + servers[:first]
-        elif self._preferred is not None:
+        if self._preferred is not None:
             servers.sort(key=lambda server: server is not self._preferred)
+        elif self._servers.rotate:
+            first = self._turn % len(servers)
+            servers = servers[first:] + servers[:first]
         now = asyncio.get_running_loop().time()
         return sorted(servers, key=lambda server: memory.is_silent(server, now))
 

@@ -27,7 +27,7 @@ class Memory:
     def __init__(self) -> None:
         """Start empty."""
         self.turn = 0
-        """Counts queries, for servers that are used in turn."""
+        """Counts rounds, for servers that are used in turn."""
         self._without_edns: dict[str, float] = {}
         self._with_edns: set[str] = set()
         self._silent: dict[str, float] = {}
