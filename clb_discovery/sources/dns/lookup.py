@@ -99,6 +99,10 @@ class Lookup:
             if isinstance(server, StreamNameserver):
                 await server.close()
 
+    def start_over(self) -> None:
+        """Query the servers in their order again, and not the one that answered last."""
+        self._preferred = None
+
     def candidates(self, name: dns.name.Name) -> list[Candidate]:
         """Return the absolute names that a name may mean, in the order in which to query them."""
         return candidates(name, self._servers.search, self._servers.ndots)
