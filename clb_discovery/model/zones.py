@@ -46,6 +46,8 @@ class Places(NamedTuple):
     """The zone of each member that has one, members that are out included."""
     out: Mapping[Endpoint, int] = MappingProxyType({})
     """Members that are out, each with the weight that it has when it passes."""
+    unlocated: Mapping[str, tuple[str, int]] = MappingProxyType({})
+    """Zone and weight of members whose addresses are unknown, by identity: they are registered, but get no connects."""
 
 
 NO_PLACES: Final = Places()

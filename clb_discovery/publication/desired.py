@@ -200,7 +200,12 @@ def _zoning(basis: Basis, service: Service, zones: Mapping[Endpoint, str], *, ip
         }
         for part in service.parts
     ]
-    return Zoning(own, rule, zones, out, basis.facts.unhealthy.get(service.source, frozenset()))
+    unlocated = [
+        sum(weight for zone, weight in places.unlocated.values() if zone == own)
+        for places in (basis.facts.places.get(part.source, NO_PLACES) for part in service.parts)
+    ]
+    unhealthy = basis.facts.unhealthy.get(service.source, frozenset())
+    return Zoning(own, rule, zones, out, unhealthy, unlocated)
 
 
 def _folded(servers: int) -> str:

@@ -2,9 +2,9 @@
 
 The rule is that of Envoy for priorities, with its overprovisioning factor of 1.4: the own zone keeps the part
 min(1, 1.4 x usable / registered weight) of its connects, and the rest goes to the other zones by weight. Real servers
-that are critical, in maintenance, ejected or fail their checks are registered and not usable. While the own zone keeps
-all, the others are the next tier. If it keeps less, both are one tier in that ratio. With fewer usable servers than
-`ZoneRule.least`, all zones are one.
+that are critical, in maintenance, ejected or fail their checks are registered and not usable, and so are members whose
+host names have no known address. While the own zone keeps all, the others are the next tier. If it keeps less, both are
+one tier in that ratio. With fewer usable servers than `ZoneRule.least`, all zones are one.
 
 Sources other than Consul do not list members that are out, so with them alone the own zone keeps all while it has
 enough usable servers.
@@ -41,6 +41,9 @@ class Zoning(NamedTuple):
     """For each part, the members that are out with their weights; only of the pool's family and at usable addresses."""
     unhealthy: Collection[Endpoint]
     """Those that are ejected or fail their checks."""
+    unlocated: Sequence[int] = ()
+    """For each part, the weights of members of the own zone whose addresses are unknown; empty if there are none. Their
+    family is unknown, too, so they count in both."""
 
     def is_usable(self, member: Member) -> bool:
         """Tell whether a server of the pool gets connects."""
@@ -94,11 +97,12 @@ def _kept(near: Sequence[Member], usable: Sequence[Member], out: int) -> Fractio
 
 
 def _out_near(near: Sequence[Member], places: Collection[int], zoning: Zoning) -> int:
-    """Return the weights of the members of the own zone that are out and not in the pool."""
+    """Return the weights of the members of the own zone that are out, or have no known address, and not in the pool."""
+    unlocated = sum(zoning.unlocated[place] for place in places) if zoning.unlocated else 0
     if not any(zoning.out[place] for place in places):
-        return 0
+        return unlocated
     there = {server[1:3] for _, server in near}
-    return sum(
+    return unlocated + sum(
         weight
         for place in places
         for endpoint, weight in zoning.out[place].items()

@@ -43,6 +43,7 @@ MAX_IDENTITY: Final = 1024
 _LAST_SECOND: Final = 253402300799  # of the year 9999, where calendars end
 _SHOWN_LENGTH: Final = 80
 _OUT_FIELDS: Final = 4
+_UNLOCATED_FIELDS: Final = 3
 
 
 class LastGood(NamedTuple):
@@ -57,7 +58,7 @@ class LastGood(NamedTuple):
     identities: Mapping[Endpoint, str] = MappingProxyType({})
     """The known identities of real servers."""
     places: Places = NO_PLACES
-    """The zones of members, and those that are out, if zones are needed."""
+    """The zones of members, those that are out, and those without known addresses, if zones are needed."""
 
 
 def encode(sets: Mapping[str, LastGood], zone: str | None = None) -> bytes:
@@ -112,10 +113,12 @@ def _source(one: LastGood, *, identities: bool) -> dict[str, Any]:
 
 
 def _written_places(one: LastGood) -> dict[str, Any]:
-    zones, out = one.places
+    zones, out, unlocated = one.places
     found = [zones.get(server.endpoint) for server in one.servers]
     written = [[format_address(at[0]), at[1], weight, zones.get(at)] for at, weight in out.items()]
-    return ({"zones": found} if any(found) else {}) | ({"out": written} if written else {})
+    lost = [[identity, *member] for identity, member in unlocated.items() if _bounded(identity)]
+    parts = {"zones": found if any(found) else [], "out": written, "unlocated": lost}
+    return {key: value for key, value in parts.items() if value}
 
 
 def _written_server(server: RealServer) -> list[object]:
@@ -149,7 +152,7 @@ def _of_each(found: Any, servers: Sequence[RealServer], what: str) -> dict[Endpo
 
 
 def _places(found: Mapping[str, Any], servers: Sequence[RealServer]) -> Places:
-    """Return the zones of members, and those that are out; earlier files have neither."""
+    """Return what is written of members, beside the real servers; earlier files have less."""
     zones, out = _of_each(found.get("zones", []), servers, "zones"), found.get("out", [])
     if not isinstance(out, list):
         raise ValueError(f"{_shown(out)} is not a list of members that are out")  # noqa: TRY004 - as above
@@ -164,7 +167,25 @@ def _places(found: Mapping[str, Any], servers: Sequence[RealServer]) -> Places:
     for zone in zones.values():
         if not _is_zone(zone):
             raise ValueError(f"{_shown(zone)} is not a zone")
-    return Places(zones, weights) if zones or weights else NO_PLACES
+    unlocated = _unlocated(found.get("unlocated", []))
+    return Places(zones, weights, unlocated) if zones or weights or unlocated else NO_PLACES
+
+
+def _unlocated(found: Any) -> dict[str, tuple[str, int]]:  # noqa: ANN401 - as above
+    """Return the zones and weights of members without known addresses."""
+    if not isinstance(found, list):
+        raise ValueError(f"{_shown(found)} is not a list of members without addresses")  # noqa: TRY004 - as above
+    members: dict[str, tuple[str, int]] = {}
+    for one in found:
+        if not isinstance(one, list) or len(one) != _UNLOCATED_FIELDS:
+            raise ValueError(f"{_shown(one)} is not a member without addresses")
+        identity, zone, weight = one
+        if not (isinstance(identity, str) and _bounded(identity) and _is_zone(zone)):
+            raise ValueError(f"{_shown(one)} is not a member without addresses")
+        if not _is_number(weight, 0, MAX_WEIGHT):
+            raise ValueError(f"{_shown(weight)} is not a weight")
+        members[identity] = zone, weight
+    return members
 
 
 def _is_zone(found: Any) -> bool:  # noqa: ANN401 - as above

@@ -414,7 +414,7 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
         "leaving": leaving,
         "left_out": answer.left_out,
         "note": answer.note,
-        "places": _places(state.places, answer, guarded.good),
+        "places": _places(state.places, answer, guarded),
         "numbered": state.numbered and not answer.servers,
     }
 
@@ -450,13 +450,17 @@ def _claims(state: ServiceState, answer: Answer, now: float) -> tuple[OptIn | No
     return (named or before).only(own | staying.keys()) if staying else named, staying
 
 
-def _places(before: Places, answer: Answer, good: Pools) -> Places:
-    """Return the places in an answer, with the previous zones of members that stay although it does not name them."""
-    gone = before.zones.keys() - answer.places.zones.keys()
-    if not gone:
-        return before if before == answer.places else answer.places
-    gone = gone & {server.endpoint for server in good} - {server.endpoint for server in answer.servers}
-    found = answer.places._replace(
-        zones={**answer.places.zones, **{endpoint: before.zones[endpoint] for endpoint in gone}}
-    )
+def _places(before: Places, answer: Answer, guarded: Guarded) -> Places:
+    """Return the places in an answer, with the previous zones of members that stay although it does not name them.
+
+    Members that stay have addresses, whatever the answer knows.
+    """
+    found = answer.places
+    if found.unlocated:
+        staying = set(guarded.identities.values())
+        left = {identity: member for identity, member in found.unlocated.items() if identity not in staying}
+        found = found._replace(unlocated=left)
+    if gone := before.zones.keys() - found.zones.keys():
+        gone = gone & {server.endpoint for server in guarded.good} - {server.endpoint for server in answer.servers}
+        found = found._replace(zones={**found.zones, **{endpoint: before.zones[endpoint] for endpoint in gone}})
     return before if before == found else found

@@ -13,7 +13,7 @@ from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
-from clb_discovery.model.servers import Endpoint, Pools, Unpublished, Vip, pools
+from clb_discovery.model.servers import Pools, RealServer, Unpublished, Vip, pools
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service, vip_addresses
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
@@ -255,8 +255,11 @@ class ServiceTable:
             if numbered and last:
                 parts = [installed[part.source] for part in state.service.parts if part.source in installed]
                 there = endpoints(server for pool in parts for server in pool)
+                is_off = state.part.share == 0  # then the kernel may lack its servers, or has those of other parts only
                 numbered = not endpoints(own or ()) <= endpoints(last.servers)
-                own = _of_part(own or Pools(), last.servers, there) or own
+                if own or not is_off:
+                    shared = last.servers if is_off else [one for one in last.servers if one.endpoint in there]
+                    own = _of_part(own or Pools(), last.servers, shared) or own
             servers = own if own is not None else last.servers if last else None
             if servers is None:
                 continue
@@ -512,17 +515,18 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
     return before if before and before == found else found
 
 
-def _of_part(own: Pools, named: Pools, there: AbstractSet[Endpoint]) -> Pools:
+def _of_part(own: Pools, named: Pools, shared: Iterable[RealServer]) -> Pools:
     """Return the installed real servers of a part, as its source has named them as far as that is known.
 
     The kernel has other priorities and weights, and a server of several parts only for the first of them.
 
     :param own: those that the kernel has for this part.
     :param named: the part's last set on disk.
-    :param there: the endpoints of all parts in the kernel.
+    :param shared: those of `named` that belong to the pool, although the kernel may not have them for this part.
     """
-    shared = [server for server in named if server.endpoint in there - endpoints(own)]
-    return pools([*as_named(own.ipv4, named), *as_named(own.ipv6, named), *shared])
+    known = endpoints(own)
+    others = [server for server in shared if server.endpoint not in known]
+    return pools([*as_named(own.ipv4, named), *as_named(own.ipv6, named), *others])
 
 
 def _is_of_others(service: Service, installed: Installed) -> bool:

@@ -72,6 +72,15 @@ def test_members_that_are_out_count_in_their_family_and_at_usable_addresses() ->
     assert [one.priority for one in found.virtual[WEB6].pool] == [0]
 
 
+@pytest.mark.parametrize(("zone", "expected"), [("own", [0] * 8), ("far", [0] * 4 + [1] * 4)])
+def test_members_without_known_addresses_count_in_their_zone(zone: str, expected: list[int]) -> None:
+    """A zone of which most is critical is not whole because the names of those were never looked up."""
+    places = Places(ZONES, {}, {"n9/web": (zone, 4)})
+    found = desired([WEB_SERVICE], KNOWN, [], facts=facts(places={"consul:web": places}))
+    assert tiers(found) == expected
+    assert {one.weight for one in found.virtual[WEB].pool} == ({7, 3} if zone == "own" else {1})
+
+
 SOME: Final = st.sets(st.sampled_from(ENDS)).map(frozenset)
 FACTS: Final = st.builds(
     lambda own, zones, out, web, mail: ZoneFacts(

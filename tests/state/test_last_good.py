@@ -28,7 +28,10 @@ def places(draw: st.DrawFn, servers: Pools) -> Places:
     """Draw zones of some members, and some members that are out."""
     out = draw(st.dictionaries(OUT, st.integers(0, 65535), max_size=3))
     members = [*(server.endpoint for server in servers), *out]
-    return Places(draw(st.fixed_dictionaries({}, optional=dict.fromkeys(members, ZONE))), out)
+    unlocated = draw(
+        st.dictionaries(st.text(min_size=1, max_size=5), st.tuples(ZONE, st.integers(0, 65535)), max_size=3)
+    )
+    return Places(draw(st.fixed_dictionaries({}, optional=dict.fromkeys(members, ZONE))), out, unlocated)
 
 
 SET = SERVERS.flatmap(
@@ -125,12 +128,14 @@ def test_wrong_identities_are_refused(identities: object) -> None:
 def test_zones_and_members_that_are_out_are_kept() -> None:
     """A start divides pools as before, and knows the zone of the agent; earlier documents have none of it."""
     gone = (parse_address("10.0.0.9"), 81)
-    zoned = WEB._replace(places=Places({WEB.servers.ipv6[0].endpoint: "eu-1b", gone: "eu-1a"}, {gone: 7}))
+    zones = {WEB.servers.ipv6[0].endpoint: "eu-1b", gone: "eu-1a"}
+    zoned = WEB._replace(places=Places(zones, {gone: 7}, {"n3/web": ("eu-1a", 2)}))
     document = encode({"srv:web": zoned}, "eu-1a")
     written = json.loads(document)
     assert written["zone"] == "eu-1a"
     assert written["sources"]["srv:web"]["zones"] == [None, "eu-1b"]
     assert written["sources"]["srv:web"]["out"] == [["10.0.0.9", 81, 7, "eu-1a"]]
+    assert written["sources"]["srv:web"]["unlocated"] == [["n3/web", "eu-1a", 2]]
     assert decode(document) == ({"srv:web": zoned}, "eu-1a")
     assert decode(encode({"srv:web": WEB})).sets["srv:web"].places is NO_PLACES
     assert decode(encode({"srv:web": WEB})).zone is None
@@ -146,12 +151,17 @@ def test_zones_and_members_that_are_out_are_kept() -> None:
         {"out": [["10.0.0.9", 80, 1]]},
         {"out": [["10.0.0.9", 0, 1, None]]},
         {"out": [["10.0.0.9", 80, 1, []]]},
+        {"unlocated": {}},
+        {"unlocated": [["n3/web", "a"]]},
+        {"unlocated": [["", "a", 1]]},
+        {"unlocated": [["n3/web", "", 1]]},
+        {"unlocated": [["n3/web", "a", 65536]]},
     ],
 )
 def test_wrong_zones_are_refused(wrong: dict[str, object]) -> None:
     """Zones of another type, number or form are rejected, and so are strange members that are out."""
     servers = [[0, "10.0.0.1", 80, 1], [0, "10.0.0.2", 80, 1]]
-    with pytest.raises(ValueError, match=r"zone|out|real server"):
+    with pytest.raises(ValueError, match=r"zone|out|real server|weight"):
         decode(json.dumps({"version": 1, "sources": {"a": {"servers": servers, **wrong}}}).encode())
     with pytest.raises(ValueError, match="zone"):
         decode(b'{"version": 1, "sources": {}, "zone": 7}')

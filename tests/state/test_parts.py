@@ -362,6 +362,22 @@ def test_a_start_knows_the_servers_that_parts_share() -> None:
         assert hosts(found, "consul:web") == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
 
 
+def test_a_start_knows_the_servers_of_a_part_that_is_switched_off() -> None:
+    """The kernel has only those that it shares with another part, or whose priority no other part has."""
+    off = (Part("srv:web", share=0), Part("consul:web", share=100))
+    own = (*servers(1, 5), *(one._replace(priority=10) for one in servers(7)))
+    for named in (servers(1, 5), own):
+        running = table(off, a=named, b=servers(1, 2))
+        running.apply(running.known, ())
+        merged = merge(off, [named, servers(1, 2)]).pool
+        started = ServiceTable([service(off)])
+        restored = started.recall(started.sources, installed(merged, service(off).source), running.last_good)
+        assert [state.source for state in restored] == (["srv:web"] if named != own else [])
+        assert {source: last.servers for source, last in started.known.items()} == {
+            source: last.servers for source, last in running.known.items()
+        }
+
+
 @pytest.mark.parametrize("disk", [False, True])
 def test_after_a_start_absent_members_stay_in_the_tier_of_the_others(*, disk: bool) -> None:
     """The kernel has numbers of tiers in place of priorities, which cannot be compared with those of an answer."""

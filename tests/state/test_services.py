@@ -10,7 +10,7 @@ from typing import Final
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refusal
-from clb_discovery.model.servers import Pools, Protocol, RealServer, pools
+from clb_discovery.model.servers import Pools, Protocol, RealServer, Unread, pools
 from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.model.zones import Places, ZoneRule
@@ -437,6 +437,18 @@ def test_members_that_stay_keep_their_zones() -> None:
     assert found.places(found.known)["consul:web"].zones == dict.fromkeys(ENDS[1:], "a")
     found.hear("consul:web", zoned(0), 40, AT)
     assert found.places(found.known)["consul:web"].zones == {ENDS[0]: "a"}
+
+
+def test_a_member_that_stays_has_an_address() -> None:
+    """It counts once, as a real server, although its source does not know its address; without one it counts apart."""
+    found = ServiceTable([ZONED])
+    unlocated = {"n0/web": ("a", 3), "n2/web": ("a", 3)}
+    places = Places({ENDS[1]: "a"}, unlocated=unlocated)
+    found.hear("consul:web", Answer(SERVERS[:2], identities={ENDS[0]: "n0/web"}), 0, AT)
+    found.hear("consul:web", Answer(SERVERS[1:2], unread=(Unread("n0/web"),), places=places), 1, AT)
+    assert found.places(found.known)["consul:web"].unlocated == {"n2/web": ("a", 3)}
+    found.hear("consul:web", Answer(SERVERS[1:2], out_members=("n0/web",), places=places), 2, AT)
+    assert found.places(found.known)["consul:web"].unlocated == unlocated
 
 
 def test_without_zones_places_are_not_passed_on() -> None:

@@ -50,6 +50,8 @@ class Reply:
     """The response code for queries with EDNS; None for the same answer as without."""
     edns_silent: bool = False
     """Do not answer queries with EDNS."""
+    recursion: bool = True
+    """Set RA, as a resolver does; no answer sets AA."""
     only_class: str | None = None
     """The class of the records in the answer, if not IN."""
 
@@ -102,7 +104,7 @@ class FakeDns:
             return _without_edns(query, reply.edns)
         if reply.garbage:
             return wire[:2] + b"\x80\x00" + b"\xff" * 9
-        response = dns.message.make_response(query, recursion_available=True)
+        response = dns.message.make_response(query, recursion_available=reply.recursion)
         response.set_rcode(dns.rcode.from_text(reply.rcode))
         if reply.wrong_id:
             response.id ^= 1

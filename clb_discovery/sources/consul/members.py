@@ -65,10 +65,11 @@ def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[
             found.add(instance, (instance.host,))
         elif instance.host in looked:
             found.add_named(instance, instance.host, names.get(instance.host), families)
-        elif instance.weight:
-            found.report(instance, instance.host, f"and {MAX_NAMES} such names are read at most; register IP addresses")
         else:
             found.add(instance, ())
+            if instance.weight:
+                why = f"and {MAX_NAMES} such names are read at most; register IP addresses"
+                found.report(instance, instance.host, why)
     left_out = bounded((*reading.left_out, *found.reports))
     if left_out and not (found.servers or found.unread or reading.is_any_out):
         raise UnusableError(f"no instance can be used: {'; '.join(map(str, left_out[:_QUOTED]))}")
@@ -109,13 +110,22 @@ class _Found:
         """The zone of each endpoint that has one; the lowest if instances that share it have several."""
         self.registered: dict[Endpoint, int] = {}
         """The weight of each endpoint that is out; the highest if instances share it."""
+        self.unlocated: dict[str, tuple[str, int]] = {}
+        """Zone and weight of instances without any known address, by identity."""
         self.unread: set[Unread] = set()
         self.reports: set[Refusal] = set()
 
-    def add(self, instance: Instance, addresses: Iterable[Address]) -> None:
-        """Take an instance with these addresses."""
+    def add(self, instance: Instance, addresses: Iterable[Address], kept: Iterable[Address] = ()) -> None:
+        """Take an instance with these addresses.
+
+        :param kept: its last known addresses of families that cannot be looked up now.
+        """
         identity = instance.identity
         endpoints = [(address, instance.port) for address in addresses]
+        stay = [(address, instance.port) for address in kept]
+        self.in_use.update(stay)
+        if identity and instance.zone and instance.registered and not endpoints and not stay:
+            self.unlocated[identity] = instance.zone, instance.registered
         if instance.weight:
             self.servers += (RealServer(0, *endpoint, instance.weight) for endpoint in endpoints)
             self.in_use.update(endpoints)
@@ -133,7 +143,7 @@ class _Found:
     def places(self) -> Places:
         """Return zones and weights of the members; nothing if zones are not needed."""
         out = {endpoint: weight for endpoint, weight in self.registered.items() if endpoint not in self.in_use}
-        return Places(self.zones, out) if self.zones or out else NO_PLACES
+        return Places(self.zones, out, self.unlocated) if self.zones or out or self.unlocated else NO_PLACES
 
     def add_named(self, instance: Instance, name: str, known: Known | None, families: frozenset[bool]) -> None:
         """Take an instance whose address is a host name."""
@@ -142,8 +152,8 @@ class _Found:
             return
         if known is None:
             known = NOT_YET
-        self.add(instance, known.addresses)
-        self.in_use.update((address, instance.port) for address in known.last if is_ipv4(address) in known.unread)
+        kept = [address for address in known.last if is_ipv4(address) in known.unread]
+        self.add(instance, known.addresses, kept)
         unread = known.unread & families
         if unread and instance.identity:
             family = next(iter(unread)) if len(unread) == 1 else None

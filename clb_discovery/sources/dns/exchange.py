@@ -13,66 +13,22 @@ import dns.message
 import dns.name
 import structlog
 from dns.exception import DNSException, Timeout
-from dns.flags import AA, TC
+from dns.flags import AA, RA, TC
 from dns.message import ChainingResult, QueryMessage, Truncated
 from dns.nameserver import Nameserver
 from dns.rcode import BADVERS, FORMERR, NOERROR, NOTIMP, NXDOMAIN, SERVFAIL, YXDOMAIN, Rcode
 from dns.rdatatype import NS, SOA, RdataType
 
+from clb_discovery.sources.dns.memory import GUESSED, REMEMBERED, Memory
+
 EDNS_PAYLOAD: Final = 1232
 """Maximum bytes of an answer over UDP: one packet on every IPv6 path, so no answer is fragmented (flag day 2020)."""
-REMEMBERED: Final = 600.0
-"""Seconds for which a server is queried without EDNS after it rejected EDNS."""
-GUESSED: Final = 60.0
-"""The same after it answered only without EDNS, which may have been chance."""
-SILENT: Final = 30.0
-"""Seconds for which a server that did not answer is queried after all others."""
 
 _OLD: Final = frozenset({FORMERR, NOTIMP, BADVERS})
 """Response codes of servers that do not support EDNS (RFC 6891 section 7)."""
 _SHOWN_LENGTH: Final = 100
 
 _log = structlog.stdlib.get_logger()
-
-
-class Memory:
-    """The observed behaviour of servers, by their text form; it expires."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.turn = 0
-        """Counts queries, for servers that are used in turn."""
-        self._without_edns: dict[str, float] = {}
-        self._with_edns: set[str] = set()
-        self._silent: dict[str, float] = {}
-
-    def knows_edns(self, server: Nameserver, now: float) -> bool:
-        """Return whether a server is queried with EDNS."""
-        return self._without_edns.get(str(server), now) <= now
-
-    def cannot_edns(self, server: Nameserver, now: float, remembered: float = REMEMBERED) -> None:
-        """Note that a server answers only without EDNS."""
-        self._without_edns[str(server)] = now + remembered
-
-    def can_edns(self, server: Nameserver) -> None:
-        """Note that a server answered a query with EDNS over UDP."""
-        self._with_edns.add(str(server))
-
-    def is_edns_certain(self, server: Nameserver) -> bool:
-        """Return whether a server ever answered a query with EDNS; some drop such queries."""
-        return str(server) in self._with_edns
-
-    def is_silent(self, server: Nameserver, now: float) -> bool:
-        """Return whether a server did not answer recently."""
-        return self._silent.get(str(server), now) > now
-
-    def was_silent(self, server: Nameserver, now: float) -> None:
-        """Note that a server did not answer."""
-        self._silent[str(server)] = now + SILENT
-
-    def answered(self, server: Nameserver) -> None:
-        """Note that a server answered."""
-        self._silent.pop(str(server), None)
 
 
 @dataclass(slots=True)
@@ -162,7 +118,8 @@ async def ask(
 ) -> Response:
     """Query each server in turn, and silent ones once more, until one returns a valid answer.
 
-    The repeated query is without EDNS over UDP, unless the server has answered one with EDNS before.
+    The repeated query is without EDNS over UDP, unless the server has answered one with EDNS before. If a query needs
+    TCP, servers that did not answer over TCP lately come after the others: each would use up its whole time.
 
     :param order: the servers, in the order to query them.
     :param name: absolute.
@@ -175,7 +132,8 @@ async def ask(
     left = list(order)
     memory = servers.memory
     for attempt in range(servers.attempts):
-        for place, server in enumerate(order):
+        queue, deferred = list(enumerate(order)), set[int]()
+        for place, server in queue:  # which gets longer on the way
             now = clock()
             if server not in left or now >= end:
                 continue
@@ -183,8 +141,14 @@ async def ask(
             is_udp = not tcp and not server.is_always_max_size()
             is_guess = edns and is_udp and attempt > 0 and not memory.is_edns_certain(server)
             wait = min(servers.wait(place), end - now)
+            may_tcp = place in deferred or len(left) == 1 or memory.knows_tcp(server, now)
             try:
-                response = await _one(memory, server, name, rdtype, wait, tcp=tcp, edns=edns and not is_guess)
+                response = await _one(
+                    memory, server, name, rdtype, wait, tcp=tcp, edns=edns and not is_guess, may_tcp=may_tcp
+                )
+            except _NeedsTcpError:
+                deferred.add(place)
+                queue.append((place, server))
             except _NoAnswerError as error:
                 causes.append(error.cause)
                 _log.debug(
@@ -194,10 +158,10 @@ async def ask(
                     cause=str(error.cause),
                     attempt=attempt + 1,
                 )
-                if not error.cause.is_silence:
+                if error.cause.is_silence:
+                    _remember_silence(memory, error.cause, clock())
+                else:
                     left.remove(server)
-                elif error.cause.over != "TCP" or server.is_always_max_size():  # others may answer over UDP
-                    memory.was_silent(server, clock())
             else:
                 memory.answered(server)
                 if is_guess:
@@ -205,6 +169,18 @@ async def ask(
                     memory.cannot_edns(server, clock(), GUESSED)
                 return response
     raise QuestionError(name, rdtype, causes)
+
+
+def _remember_silence(memory: Memory, cause: Cause, now: float) -> None:
+    server = cause.server
+    if cause.over != "TCP" or server.is_always_max_size():
+        memory.was_silent(server, now)
+    elif seconds := memory.was_silent_over_tcp(server, now):  # it may answer over UDP
+        _log.debug("DNS server does not respond over TCP", server=str(server), seconds=seconds)
+
+
+class _NeedsTcpError(Exception):
+    """The query needs TCP, which the server did not answer over lately."""
 
 
 class _NoAnswerError(Exception):
@@ -222,13 +198,17 @@ async def _one(  # noqa: PLR0913 - one query has that many settings
     *,
     tcp: bool,
     edns: bool,
+    may_tcp: bool,
 ) -> Response:
     """Query one server: over UDP first, over TCP if the answer is marked as truncated, without EDNS if necessary.
 
+    :raises _NeedsTcpError: if TCP is necessary, and it may not be used.
     :raises _NoAnswerError: if it returns no valid answer.
     """
     clock = asyncio.get_running_loop().time
     stream = server.is_always_max_size()
+    if tcp and not may_tcp:
+        raise _NeedsTcpError
     over = (server.kind().upper() if stream else "TCP") if tcp or stream else "UDP"
     why = ""
     try:
@@ -241,6 +221,8 @@ async def _one(  # noqa: PLR0913 - one query has that many settings
                     _log.debug("DNS server does not support EDNS", server=str(server), seconds=REMEMBERED)
                     memory.cannot_edns(server, clock())
         except Truncated:
+            if not may_tcp:
+                raise _NeedsTcpError from None
             _log.debug(
                 "UDP answer is truncated; the query is repeated over TCP",
                 name=name.to_text(),
@@ -249,7 +231,9 @@ async def _one(  # noqa: PLR0913 - one query has that many settings
             )
             over, why = "TCP", ", after a UDP answer that it marks as truncated"
             message = await _exchange(server, name, rdtype, wait, tcp=True, edns=edns)
-        if edns and over == "UDP":
+        if over == "TCP":
+            memory.answered_over_tcp(server)
+        elif edns and over == "UDP":
             memory.can_edns(server)
         chain = _checked(message)
     except (DNSException, OSError, EOFError, _ImproperError) as error:
@@ -293,8 +277,11 @@ def _checked(message: QueryMessage) -> ChainingResult:
         if message.answer:
             raise _ImproperError("only records that were not queried")
         kinds = {rrset.rdtype for rrset in message.authority}
-        if NS in kinds and SOA not in kinds and not message.flags & AA:
-            raise _ImproperError("a referral to other servers, not an answer")
+        if SOA not in kinds and not message.flags & AA:
+            if NS in kinds:
+                raise _ImproperError("a referral to other servers, not an answer")
+            if not message.flags & RA:  # send_dg in glibc's resolv/res_send.c
+                raise _ImproperError("an empty answer of a server that neither has the zone nor resolves names")
     return chain
 
 

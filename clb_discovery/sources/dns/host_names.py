@@ -56,6 +56,8 @@ class _Search:
 
     left: list[Candidate]
     """The absolute names that it may mean and that were not queried yet."""
+    meant: dns.name.Name | None
+    """The one of them that had addresses last: no other one counts while it fails."""
     addresses: tuple[str, ...] = ()
     failures: dict[bool, Unavailable] = field(default_factory=dict)
     """The first failure by family, True for IPv4."""
@@ -70,11 +72,13 @@ class _Search:
     def take(self, sets: Sequence[AddressSet | Unavailable], bounds: tuple[float, float]) -> None:
         """Take the results of both families of the next candidate; the rule is that of `Lookup.find`."""
         self.lasts = min(self.lasts, *(lasts(one, bounds, 1.0) for one in sets))
-        is_listed = self.left.pop(0).is_listed
+        candidate, is_listed = self.left.pop(0)
         failures = [one for one in sets if isinstance(one, Unavailable)]
         self.addresses = tuple(text for one in sets if isinstance(one, AddressSet) for text in one.addresses)
         if self.addresses:
-            self.failures = {}
+            self.failures, self.meant = {}, candidate
+        elif failures and candidate == self.meant:
+            self.left = []
         for one in failures:
             self.failures.setdefault(one.is_ipv4, one)
         if is_listed and not all(one.is_servfail for one in failures):
@@ -153,7 +157,7 @@ class HostNames:
         async with Lookup("host names", self._resolvers.current()) as lookup:
             for text in names:
                 name = dns.name.from_text(text, None)
-                searches[text] = _Search(lookup.candidates(name))
+                searches[text] = _Search(lookup.candidates(name), lookup.meant(name))
                 if fault := lookup.search_fault(name):
                     searches[text].failures |= {
                         is_ipv4: Unavailable(fault, RETRY, clock(), is_ipv4=is_ipv4) for is_ipv4 in (True, False)
@@ -166,6 +170,9 @@ class HostNames:
                 )
                 for one in pending:
                     one.take([sets[question] for question in wanted[id(one)]], self._bounds)
+            for text, one in searches.items():
+                if one.addresses and one.meant:
+                    lookup.means(dns.name.from_text(text, None), one.meant)
         return searches
 
 

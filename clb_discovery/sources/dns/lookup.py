@@ -86,6 +86,8 @@ class Lookup:
             ],
         )
         self._preferred: Nameserver | None = None
+        servers.memory.turn += 1
+        self._turn = servers.memory.turn
 
     async def __aenter__(self) -> Self:
         """Start the round."""
@@ -97,9 +99,22 @@ class Lookup:
             if isinstance(server, StreamNameserver):
                 await server.close()
 
+    def start_over(self) -> None:
+        """Query the servers in their order again, and not the one that answered last."""
+        self._preferred = None
+
     def candidates(self, name: dns.name.Name) -> list[Candidate]:
         """Return the absolute names that a name may mean, in the order in which to query them."""
         return candidates(name, self._servers.search, self._servers.ndots)
+
+    def meant(self, name: dns.name.Name) -> dns.name.Name | None:
+        """Return the candidate for a name that had the records last: no other one counts while it fails."""
+        return self._servers.memory.meant(name)
+
+    def means(self, name: dns.name.Name, found: dns.name.Name) -> None:
+        """Note the candidate for a name that has the records."""
+        if self._servers.search and not name.is_absolute():
+            self._servers.memory.means(name, found)
 
     def search_fault(self, name: dns.name.Name) -> str | None:
         """Return why a name that was not found may still be in a search domain, if so."""
@@ -153,7 +168,7 @@ class Lookup:
 
         After SERVFAIL the next name is queried, as after NXDOMAIN and NODATA. After another failure of a name from the
         search list, only the name as it is. Unlike in glibc, a failure on the way is an error if no name has records,
-        because the failed name may be the one that has them.
+        or the failed name had them last: other names may have other ones.
 
         :param text: `name` as text.
         :return: the records, else the negative answer with the smallest TTL.
@@ -162,7 +177,7 @@ class Lookup:
         nothing: list[Response] = []
         failed: LookupFailedError | None = None
         stopped = False
-        names = self.candidates(name)
+        names, meant = self.candidates(name), self.meant(name)
         shown = text if len(names) == 1 else None
         for candidate, is_listed in names:
             if stopped and is_listed:
@@ -170,10 +185,13 @@ class Lookup:
             try:
                 response = await self._ask(candidate, rdtype, tcp=tcp, shown=shown)
             except LookupFailedError as error:
+                if candidate == meant:
+                    raise
                 failed = failed or error
                 stopped = stopped or (is_listed and not error.is_servfail)
                 continue
             if response.is_found:
+                self.means(name, candidate)
                 return response
             nothing.append(response)
         if failed:
@@ -197,14 +215,17 @@ class Lookup:
         return response
 
     def _order(self) -> list[Nameserver]:
-        """Return the servers in the order to query them: those that were silent recently come last."""
+        """Return the servers in the order to query them: those that were silent recently come last.
+
+        With `rotate` rounds take turns, and not queries as in glibc: of a server with another version of the zone, no
+        part may be combined with those of the others.
+        """
         servers, memory = list(self._servers.nameservers), self._servers.memory
-        if self._servers.rotate:
-            memory.turn += 1
-            first = memory.turn % len(servers)
-            servers = servers[first:] + servers[:first]
-        elif self._preferred is not None:
+        if self._preferred is not None:
             servers.sort(key=lambda server: server is not self._preferred)
+        elif self._servers.rotate:
+            first = self._turn % len(servers)
+            servers = servers[first:] + servers[:first]
         now = asyncio.get_running_loop().time()
         return sorted(servers, key=lambda server: memory.is_silent(server, now))
 

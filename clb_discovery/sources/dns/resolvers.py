@@ -12,8 +12,9 @@ import structlog
 from dns.nameserver import Do53Nameserver
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.dns.exchange import Memory, Servers
+from clb_discovery.sources.dns.exchange import Servers
 from clb_discovery.sources.dns.gate import Gate
+from clb_discovery.sources.dns.memory import Memory
 from clb_discovery.sources.dns.nameservers import DNS_PORT, StreamNameserver, destination, parse_nameserver
 from clb_discovery.sources.dns.resolv_conf import ResolvConf, parse_resolv_conf
 from clb_discovery.sources.dns.target_cache import Addresses

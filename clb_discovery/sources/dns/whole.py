@@ -12,13 +12,12 @@ from dns.rdatatype import RdataType
 
 from clb_discovery.sources.dns.exchange import EDNS_PAYLOAD
 from clb_discovery.sources.dns.lookup import Found, Lookup, LookupFailedError
+from clb_discovery.sources.dns.memory import WITHOUT_TCP
 
 _CONSUL: Final = b"consul"
 """Consul's default for `domain`."""
 _TCP_TRIMMED_FROM: Final = 64_000
 """Bytes. Over TCP Consul trims to 65,523; the last record that fits, with its addresses, may end this far below it."""
-_WITHOUT_TCP: Final = (60.0, 600.0)
-"""Seconds for which TCP is not tried again after it failed: at first, and at most. They double with each failure."""
 _TRUSTED: Final = 600.0
 """Seconds after an answer over TCP during which a failure of TCP is an error: UDP may return fewer records."""
 _OTHER_SERVER: Final = "only another DNS server responds over TCP, and it lacks records; allow TCP to the first one"
@@ -32,9 +31,10 @@ class Whole:
     Consul trims an answer over UDP to the buffer size, keeps a random subset, and sets TC only with
     `dns_config.enable_truncate`, which is off by default (Consul's agent/dns.go, trimUDPResponse; HAProxy #1160 shows
     the effect on a pool). The marks of such an answer are TTL 0, unless `service_ttl` is set, and Consul's domain. With
-    either mark the records are queried again over TCP, and then over TCP first while the mark stays, so that pools do
-    not flap. The same applies to answers that do not fit into a datagram. Without TCP the answer over UDP counts,
-    with a note. So it does if TCP reaches only another server, which knows fewer records: UDP had an answer already.
+    either mark the records are queried again over TCP, and then over TCP first while the mark stays and the same server
+    answers, so that pools do not flap. The same applies to answers that do not fit into a datagram. Without TCP the
+    answer over UDP counts, with a note. So it does if TCP reaches only another server, which knows fewer records: UDP
+    had an answer already.
     """
 
     def __init__(self, name: dns.name.Name, rdtype: RdataType) -> None:
@@ -42,7 +42,8 @@ class Whole:
         self._name = name
         self._rdtype = rdtype
         self._tcp_first = False
-        self._pause = _WITHOUT_TCP[0]
+        self._server = ""  # that answered last
+        self._pause = WITHOUT_TCP[0]
         self._without_tcp_until = 0.0
         self._last_over_tcp: float | None = None
 
@@ -52,13 +53,17 @@ class Whole:
         :raises LookupFailedError: if the query failed, or even the answer over TCP may be trimmed: it exceeds a DNS
             message.
         """
-        if self._tcp_first and (whole := await self._over_tcp(lookup)):
+        whole = await self._over_tcp(lookup) if self._tcp_first else None
+        if whole is not None and str(whole.server) == self._server:
             found = whole
         else:
+            if whole is not None:
+                lookup.start_over()  # an earlier server may still respond over UDP
             found = await lookup.find(self._name, self._rdtype)
             if _may_be_trimmed(found) and not found.over_tcp and found.size <= EDNS_PAYLOAD:
                 _log.debug("UDP answer may be cut short without a mark; querying over TCP", source=lookup.label)
                 found = await self._over_tcp(lookup, found) or found
+        self._server = str(found.server)
         suspect = _may_be_trimmed(found)
         self._tcp_first = found.over_tcp and (suspect or found.size > EDNS_PAYLOAD)
         if suspect and not found.over_tcp:
@@ -97,9 +102,9 @@ class Whole:
                 raise error.explained("TCP is used because answers over UDP may be truncated") from None
             _log.debug("TCP failed; UDP answers are used", source=lookup.label, seconds=self._pause, error=str(error))
             self._without_tcp_until = clock() + self._pause
-            self._pause = min(2 * self._pause, _WITHOUT_TCP[1])
+            self._pause = min(2 * self._pause, WITHOUT_TCP[1])
             return None
-        self._pause, self._last_over_tcp = _WITHOUT_TCP[0], clock()
+        self._pause, self._last_over_tcp = WITHOUT_TCP[0], clock()
         return found
 
     async def _compare(self, lookup: Lookup, found: Found) -> None:

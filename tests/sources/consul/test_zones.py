@@ -73,6 +73,31 @@ def test_members_that_are_out_have_the_weight_with_which_they_pass() -> None:
     assert found.out == tuple(sorted(endpoint(host) for host in (2, 3, 4, 5)))
 
 
+def test_members_without_known_addresses_are_registered() -> None:
+    """Whether they are out, their name does not exist, or it cannot be looked up; a last known address is one."""
+    last = (parse_address("10.0.0.9"),)
+    names = {
+        "none": Known(cause="has no address in DNS"),
+        "gone": Known(cause="has no address in DNS", last=last),
+        "silent": Known(cause="no answer", unread=frozenset({True})),
+        "kept": Known(cause="no answer", unread=frozenset({True}), last=last),
+    }
+
+    def found(status: str) -> Places:
+        """Return the places of an instance with each name, and of one without a zone."""
+        weights = {"Passing": 3, "Warning": 1}
+        named = [
+            entry(host, status, Address=name, Weights=weights, Meta={"zone": "a"})
+            for host, name in enumerate(["new", *names], 1)
+        ]
+        return to_answer(parse_entries([*named, entry(9, status, Address="other")], None, "zone"), names).places
+
+    assert found("passing").unlocated == {f"n{host}/s{host}": ("a", 3) for host in (1, 2, 3, 4)}
+    assert found("critical").unlocated == {f"n{host}/s{host}": ("a", 3) for host in (1, 2, 4)}
+    assert found("critical").out == {(last[0], 80): 3}
+    assert answer(entry(1, "critical", Address="new"), key=None).places is NO_PLACES
+
+
 def test_a_shared_endpoint_is_out_only_if_all_of_its_instances_are() -> None:
     """Its zone is the lowest that is named, so that the order of the answer does not matter."""
     shared = {"Address": "10.0.0.1"}

@@ -222,6 +222,24 @@ async def test_another_server_over_tcp_takes_no_records_away(wrong: Reply) -> No
     assert all("may be incomplete" in str(answer.note) for answer in answers)
 
 
+@pytest.mark.parametrize("wrong", [Reply(rcode="NXDOMAIN"), Reply([f"{NAME}. 0 A 10.0.0.1"])], ids=["none", "fewer"])
+async def test_another_server_takes_no_records_away_when_tcp_ends(wrong: Reply) -> None:
+    """The first server still answers over UDP, so what the next one lacks is a failure of TCP, and no answer."""
+    addresses = [f"10.0.0.{number}" for number in range(1, 5)]
+    async with FakeDns() as first, FakeDns() as second:
+        serve(first, *addresses, ttl=0)
+        second.replies[QUESTIONS[0]] = wrong
+        resolvers = Resolvers([first.address, second.address], lifetime=2.0)
+        one = AddressSource(NAME, PORT, resolvers, 0.05, 0.05, families=(True,), rng=Always(0.0))
+        assert len((await one.next()).servers) == 4
+        first.replies[QUESTIONS[0]].tcp_silent = True
+        for _ in range(2):
+            with pytest.raises(SourceError, match="only another DNS server responds over TCP"):
+                await one.next()
+        first.replies[QUESTIONS[0]].silent = True
+        assert len((await one.next()).servers) < 4
+
+
 @pytest.mark.parametrize("reply", [Reply(rcode="SERVFAIL"), Reply(silent=True)], ids=["SERVFAIL", "silence"])
 async def test_first_query_after_an_outage_counts(reply: Reply) -> None:
     """While nothing is known each try waits for an answer, so the first one after the outage has it."""

@@ -113,6 +113,20 @@ async def test_answer_to_something_else_is_a_failure(reply: Reply) -> None:
             await source(server).next()
 
 
+async def test_empty_answer_of_a_server_that_cannot_know_is_a_failure() -> None:
+    """Without a zone and without recursion "nothing" is no answer, as for glibc, so the next server is queried."""
+    async with FakeDns() as lame, FakeDns() as good:
+        lame.replies[SRV] = Reply(recursion=False)
+        good.replies[SRV] = Reply(records("0 1 80 a.example."), additional=["a.example. 60 A 10.0.0.1"])
+
+        with pytest.raises(SourceError, match="an empty answer of a server that neither has the zone nor resolves"):
+            await source(lame).next()
+        both = Resolvers([lame.address, good.address], lifetime=1.0)
+        assert shown(await SrvSource(NAME, both, families=(True,)).next()) == ["0 1 10.0.0.1:80"]
+        lame.replies[SRV] = Reply(recursion=False, authority=[SOA])
+        assert (await source(lame).next()).servers == ()
+
+
 async def test_error_explains_why_tcp_was_used() -> None:
     """If TCP fails after the server itself made it necessary, the error explains that."""
     async with FakeDns(tcp=False) as server:

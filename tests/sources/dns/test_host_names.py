@@ -151,6 +151,28 @@ async def test_both_families_are_of_one_name_of_the_search_list(tmp_path: Path) 
     assert shown(looked) == {"web": ["10.0.0.1"]}
 
 
+async def test_failure_of_the_domain_that_had_the_addresses_is_a_failure(tmp_path: Path) -> None:
+    """Otherwise a wildcard in the next search domain would have all connects while the first one fails."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.1\nsearch one.test two.test\noptions ndots:2\n")
+    async with FakeDns() as server:
+        server.replies["web.one.test.", "A"] = Reply(["web.one.test. 0 A 10.0.0.1"])
+        server.replies["web.two.test.", "A"] = Reply(["web.two.test. 0 A 10.0.0.2"])
+        resolvers = Resolvers(resolv_conf=conf)
+        resolvers.current().nameservers = Resolvers([server.address]).current().nameservers
+        names = HostNames(resolvers, hosts=tmp_path / "none", bounds=(0.01, 0.01))
+        clock = asyncio.get_running_loop().time
+
+        assert shown(await names.look_up(["web"])) == {"web": ["10.0.0.1"]}
+        server.replies["web.one.test.", "A"] = Reply(rcode="SERVFAIL")
+        looked = await names.look_up(["web"], clock())
+        assert (shown(looked), looked.failed_families) == ({}, {"web": (True,)})
+        server.replies["web.one.test.", "A"] = Reply(rcode="NXDOMAIN")
+        assert shown(await names.look_up(["web"], clock())) == {"web": ["10.0.0.2"]}
+        server.replies["web.one.test.", "A"] = Reply(rcode="SERVFAIL")
+        assert shown(await names.look_up(["web"], clock())) == {"web": ["10.0.0.2"]}
+
+
 async def test_resolv_conf_that_cannot_be_read_fails_each_name(tmp_path: Path) -> None:
     """If the DNS servers cannot be determined, names fail with the cause, and those in the hosts file are found."""
     names = HostNames(Resolvers(resolv_conf=tmp_path), hosts=tmp_path / "none")

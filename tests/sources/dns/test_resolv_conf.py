@@ -215,7 +215,7 @@ async def test_silent_server_is_asked_last_from_then_on(tmp_path: Path) -> None:
 
 
 async def test_rotation_begins_with_each_server_in_turn(tmp_path: Path) -> None:
-    """With `rotate` queries are shared between the servers."""
+    """With `rotate` rounds are shared between the servers."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\noptions rotate\n")
     resolvers = Resolvers(resolv_conf=path)

@@ -229,6 +229,55 @@ async def test_search_domain_that_fails_is_a_failure(tmp_path: Path) -> None:
             await SrvSource("_redis._tcp", resolvers).next()
 
 
+async def test_failure_of_the_domain_that_had_the_records_is_a_failure(tmp_path: Path) -> None:
+    """Another domain may have other records; only if the first one has none any more do these count."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.1\nsearch one.test two.test\noptions ndots:2\n")
+    one, two = ("_redis._tcp.one.test.", "SRV"), ("_redis._tcp.two.test.", "SRV")
+    async with FakeDns() as server:
+        for number, (owner, kind) in enumerate((one, two), 1):
+            server.replies[owner, kind] = Reply([f"{owner} 9 SRV 0 1 6379 a{number}.test."])
+            server.replies[f"a{number}.test.", "A"] = Reply([f"a{number}.test. 9 A 10.0.0.{number}"])
+        records = server.replies[one]
+        resolvers = Resolvers(resolv_conf=conf)
+        resolvers.current().nameservers = [Do53Nameserver("127.0.0.1", server.port)]
+        source = SrvSource("_redis._tcp", resolvers, 0.05, 0.05, families=(True,))
+
+        async def answer() -> list[str]:
+            return [str(found) for found in (await source.next()).servers]
+
+        assert await answer() == ["10.0.0.1:6379"]
+        server.replies[one] = Reply(rcode="SERVFAIL")
+        for _ in range(2):
+            with pytest.raises(SourceError, match="SERVFAIL"):
+                await answer()
+        server.replies[one] = Reply(rcode="NXDOMAIN")
+        assert await answer() == ["10.0.0.2:6379"]
+        server.replies[one] = Reply(rcode="SERVFAIL")
+        assert await answer() == ["10.0.0.2:6379"]
+        server.replies[one] = records
+        assert await answer() == ["10.0.0.1:6379"]
+
+
+async def test_one_reading_comes_from_one_server(tmp_path: Path) -> None:
+    """With `rotate` each round starts with the next server. If one of them is stale, its parts meet no others."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.1\noptions rotate\n")
+    async with FakeDns() as first, FakeDns() as stale, FakeDns() as third:
+        every = (first, stale, third)
+        for server in every:
+            port, host = (80, 1) if server is stale else (81, 2)
+            server.replies["_web._tcp.example.", "SRV"] = Reply([f"_web._tcp.example. 9 SRV 0 1 {port} a.example."])
+            server.replies["a.example.", "A"] = Reply([f"a.example. 0 A 10.0.0.{host}"])
+        resolvers = Resolvers(resolv_conf=conf)
+        resolvers.current().nameservers = [Do53Nameserver("127.0.0.1", server.port) for server in every]
+        source = SrvSource("_web._tcp.example.", resolvers, 0.02, 0.02, families=(True,))
+        found = [tuple(map(str, (await source.next()).servers)) for _ in range(9)]
+
+    assert set(found) == {("10.0.0.1:80",), ("10.0.0.2:81",)}
+    assert all(server.asked for server in every)
+
+
 async def test_named_servers_know_no_search_domains() -> None:
     """With `--resolver`, a name is absolute."""
     async with FakeDns() as server:
