@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -19,13 +20,14 @@ from tests.support.dataplane import publish, wipe
 from tests.support.loading import loading
 from tests.support.mounts import in_own_mounts
 from tests.support.process import wait_until
-from tests.support.sidecar import COMMAND, clb_here, load, status
+from tests.support.sidecar import COMMAND, Sidecar, clb_here, load, sidecar, status
 from tests.support.spares import loaded_instance
 
 instance = loaded_instance
 
 VIP: Final = "10.64.0.1"
 COVER: Final = f"mount -t bpf -o mode=700 bpf {BPFFS}"
+OWN_MOUNTS: Final = ("unshare", "--mount")
 SAME_NAME: Final = "have the name of this instance"
 
 
@@ -123,3 +125,28 @@ def test_without_the_right_to_look_nothing_is_reported(instance: str, cgroup: Pa
     here = ["--instance", instance, "--cgroup", str(cgroup)]
     loaded = covered("true", *drop, *COMMAND, "load", *here, *loading())
     assert (loaded.returncode, loaded.stderr) == (0, "")
+
+
+@contextmanager
+def covering(process: int) -> Iterator[None]:
+    """Cover the BPF file system of a process in a mount namespace of its own while the block runs."""
+    there = ["nsenter", "--target", str(process), "--mount"]
+    subprocess.run([*there, *COVER.split()], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*there, "umount", BPFFS], check=True)
+
+
+def reports(found: Sidecar) -> bool:
+    """Return whether a sidecar has reported programs in front."""
+    lines = [one for one in found.lines() if one["event"] == "programs are not in effect"]
+    return any("run before ours" in line["reason"] for line in lines)
+
+
+def test_running_sidecar_whose_pins_are_covered(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """It loads again, behind its own programs, and reports that."""
+    with sidecar(instance, cgroup, tmp_path, static(tmp_path, VIP), wrapper=OWN_MOUNTS) as found:
+        with covering(found.process.pid):
+            found.wait_for(lambda: reports(found), "it is logged")
+        assert found.stop() == 0
