@@ -16,11 +16,12 @@ import pytest
 
 from clb_discovery.datapath import hidden
 from clb_discovery.datapath.pins import BPFFS, Pins
-from tests.support.dataplane import publish, wipe
+from tests.support.dataplane import dial, publish, wipe
+from tests.support.listeners import listening
 from tests.support.loading import loading
 from tests.support.mounts import in_own_mounts
 from tests.support.process import wait_until
-from tests.support.sidecar import COMMAND, Sidecar, clb_here, load, sidecar, status
+from tests.support.sidecar import COMMAND, Sidecar, clb_here, load, pool, sidecar, status
 from tests.support.spares import loaded_instance
 
 instance = loaded_instance
@@ -150,3 +151,18 @@ def test_running_sidecar_whose_pins_are_covered(instance: str, cgroup: Path, tmp
         with covering(found.process.pid):
             found.wait_for(lambda: reports(found), "it is logged")
         assert found.stop() == 0
+
+
+def test_running_sidecar_whose_pins_are_uncovered(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Once the mount is gone, it writes the first maps again."""
+    with (
+        listening("127.0.0.1", "127.0.0.2") as (first, second),
+        sidecar(instance, cgroup, tmp_path, static(tmp_path, VIP, server=first.name), wrapper=OWN_MOUNTS) as found,
+    ):
+        with covering(found.process.pid):
+            found.wait_for(lambda: "programs attached again" in found.events(), "it loads again")
+            static(tmp_path, VIP, server=second.name)
+            found.reload()
+        found.wait_for(lambda: pool(instance, VIP) == {second.name: 1}, "the first maps have the new pool")
+        assert dial(cgroup, VIP, 80) == ["ok"]
+        assert status(instance)["datapath"]["effective"]
