@@ -26,6 +26,9 @@ _ATTR_SIZE: Final = 128
 _MAP_TYPE_ARRAY: Final = 2
 _MAP_TYPE_ARRAY_OF_MAPS: Final = 12
 _READ_ONLY: Final = 8  # BPF_F_RDONLY
+_EFFECTIVE: Final = 1  # BPF_F_QUERY_EFFECTIVE
+_MOST_PROGRAMS: Final = 4096
+_MOST_MAPS: Final = 64  # of one program, MAX_USED_MAPS
 
 _T = TypeVar("_T")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,7 +43,10 @@ class Command(IntEnum):
     PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
+    PROG_GET_FD_BY_ID = 13
+    MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
+    PROG_QUERY = 16
     BTF_LOAD = 18
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
@@ -311,6 +317,41 @@ def link_cgroup(link: int) -> int:
     return int(cgroup)
 
 
+def link_program(link: int) -> int:
+    """Return the id of the program of a link."""
+    (program,) = struct.unpack_from("=I", _info(link, 64), 8)
+    return int(program)
+
+
+def effective_programs(cgroup: int, attach_type: AttachType) -> tuple[int, ...]:
+    """Return the ids of the programs that run for processes of a cgroup, in the order in which they run."""
+    ids = ctypes.create_string_buffer(4 * _MOST_PROGRAMS)
+    query = struct.pack("=IIIIQI", cgroup, attach_type, _EFFECTIVE, 0, ctypes.addressof(ids), _MOST_PROGRAMS)
+    attr = ctypes.create_string_buffer(query, _ATTR_SIZE)
+    _call(Command.PROG_QUERY, attr)
+    (count,) = struct.unpack_from("=I", attr, 24)
+    return struct.unpack_from(f"={count}I", ids)
+
+
+def open_program(number: int) -> int:
+    """Open a program by its id, which needs CAP_SYS_ADMIN; the caller closes the descriptor."""
+    return _bpf(Command.PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
+
+
+def open_map(number: int) -> int:
+    """Open a map by its id to read it, which needs CAP_SYS_ADMIN; the caller closes the descriptor."""
+    return _bpf(Command.MAP_GET_FD_BY_ID, struct.pack("=III", number, 0, _READ_ONLY))
+
+
+def name_and_maps(program: int) -> tuple[str, tuple[int, ...]]:
+    """Return the name of a program, of which the kernel keeps 15 characters, and the ids of the maps that it uses."""
+    ids = ctypes.create_string_buffer(4 * _MOST_MAPS)
+    info = _info(program, 80, struct.pack("=52xIQ", _MOST_MAPS, ctypes.addressof(ids)))
+    (count,) = struct.unpack_from("=I", info, 52)
+    name = info[64:80].split(b"\0", 1)[0].decode(errors="replace")
+    return name, struct.unpack_from(f"={min(count, _MOST_MAPS)}I", ids)
+
+
 def program_time(program: int) -> int:
     """Return the run time of a program in nanoseconds, as counted while kernel.bpf_stats_enabled was on."""
     (nanoseconds,) = struct.unpack_from("=Q", _info(program, 224), 192)  # bpf_prog_info.run_time_ns
@@ -391,8 +432,8 @@ def _named(command: Command, path: Path, fd: int, flags: int = 0) -> int:
     return _bpf(command, struct.pack("=QII", _address(name), fd, flags))
 
 
-def _info(fd: int, size: int) -> bytes:
-    info = ctypes.create_string_buffer(size)
+def _info(fd: int, size: int, request: bytes = b"") -> bytes:
+    info = ctypes.create_string_buffer(request, size)
     _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, size, ctypes.addressof(info)))
     return info.raw
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def find_overlaps(own: Pins, cgroup: Path | str, known: Iterable[Neighbour] = ()
     """
     neighbours = {one.instance: one for one in (*known, *others(own, cgroup))}
     near = [one for one in neighbours.values() if one.vips and relation(str(cgroup), one.cgroup)]
-    return overlaps(str(cgroup), _vips(own), near) if near else []
+    return overlaps(str(cgroup), pinned_vips(own), near) if near else []
 
 
 def _neighbour(name: str, cgroup: str) -> Neighbour | None:
@@ -50,18 +50,27 @@ def _neighbour(name: str, cgroup: str) -> Neighbour | None:
         info = read_info(pins)
         if info is None:
             return None
-        return Neighbour(name, info.cgroup, _vips(pins) if relation(cgroup, info.cgroup) else ())
+        return Neighbour(name, info.cgroup, pinned_vips(pins) if relation(cgroup, info.cgroup) else ())
     except (ClbError, OSError):  # not loaded, of another layout, just unloaded, or no permission
         return None
 
 
-def _vips(pins: Pins) -> list[Vip]:
+def pinned_vips(pins: Pins) -> list[Vip]:
     """Return the VIPs of an instance, without those of its self-test."""
     with ExitStack() as stack:
         fds = {}
         for map_ in (Map.CHAINS, Map.VIRTUAL):
             fds[map_] = bpf.open_pin(pins.map(map_), read_only=True)
             stack.callback(os.close, fds[map_])
-        reached = read_chains(lambda map_, first, count: bpf.values(fds[map_], first, count, structs.SIZES[map_][1]))
+        found = read_vips(fds)
     own = own_servers.virtual_servers(pins.instance)
-    return [vip for vip in reached.virtual if vip not in own]
+    return [vip for vip in found if vip not in own]
+
+
+def read_vips(fds: Mapping[Map, int]) -> list[Vip]:
+    """Return all VIPs in the maps of an instance, also those of its self-test.
+
+    :param fds: descriptors of `clb_chains` and `clb_virtual`.
+    """
+    reached = read_chains(lambda map_, first, count: bpf.values(fds[map_], first, count, structs.SIZES[map_][1]))
+    return list(reached.virtual)

@@ -41,6 +41,7 @@ class Plane(ABC):
         """Name it; nothing is touched yet."""
         self._pins = pins
         self._instance = Instance(pins.instance)
+        self._opened: tuple[int, ...] = ()
 
     @property
     @abstractmethod
@@ -137,6 +138,20 @@ class Plane(ABC):
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
         """Close sockets of removed real servers in this process; as `sockets.closing.close_sockets`."""
 
+    def _remember_maps(self) -> None:
+        """Remember which maps are pinned: those that are opened next."""
+        self._opened = self._pinned()
+
+    def _has_other_maps(self) -> bool:
+        """Tell whether the pinned maps are not those that were opened last."""
+        try:
+            return self._pinned() != self._opened
+        except FileNotFoundError:
+            return True
+
+    def _pinned(self) -> tuple[int, ...]:
+        return tuple(self._pins.map(map_).stat().st_ino for map_ in handover.WRITER)
+
 
 class OwnPlane(Plane):
     """A data plane that the sidecar loads and attaches, and reattaches if necessary."""
@@ -163,6 +178,7 @@ class OwnPlane(Plane):
         """Load and attach whatever is missing, except the program that learns outcomes; a publication attaches it."""
         with self._instance.noting_failed_load():
             self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
+        self._remember_maps()
 
     def _take_back(self) -> None:
         """Unload it."""
@@ -174,10 +190,10 @@ class OwnPlane(Plane):
         return Maps(self._pins)
 
     def is_lost(self) -> bool:
-        """Tell whether pins are gone, or the cgroup was removed and recreated."""
+        """Tell whether pins are gone or others, as after a mount, or the cgroup was removed and recreated."""
         if not self._cgroup.exists():
             raise HostError(f"{self._cgroup} is gone; the programs are attached again when it exists")
-        return not loader.is_attached(self._pins, self._cgroup)
+        return not loader.is_attached(self._pins, self._cgroup) or self._has_other_maps()
 
     def follows_outcomes(self) -> bool:
         """Look at its link."""
@@ -222,7 +238,6 @@ class LoadedPlane(Plane):
         """Name it; nothing is touched yet."""
         super().__init__(pins)
         self._load = load_command(pins.instance)
-        self._opened: tuple[int, ...] = ()
         self._handover_at = -math.inf  # when to ask for it, or to ask again
 
     @property
@@ -236,7 +251,7 @@ class LoadedPlane(Plane):
     def bring_up(self) -> None:
         """Check that maps of our layout are pinned, and remember which ones."""
         self._require_maps()
-        self._opened = self._pinned()
+        self._remember_maps()
 
     def _take_back(self) -> None:
         """Do nothing: the sidecar has not loaded it."""
@@ -249,7 +264,7 @@ class LoadedPlane(Plane):
         """Tell whether the pinned maps are not those that were opened last."""
         self._require_maps()
         reason = self._unattached()
-        if self._pinned() != self._opened:
+        if self._has_other_maps():
             return True
         if reason:
             raise HostError(reason)
@@ -321,6 +336,3 @@ class LoadedPlane(Plane):
         others = ", ".join(path.name for path in self._pins.other_layouts())
         found = f"is loaded with map layout {others} instead of v{LAYOUT}" if others else "is not loaded"
         raise HostError(f"the data plane of instance {self._pins.instance!r} {found}; run: {self._load}")
-
-    def _pinned(self) -> tuple[int, ...]:
-        return tuple(self._pins.map(map_).stat().st_ino for map_ in handover.WRITER)

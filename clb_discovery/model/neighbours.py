@@ -72,7 +72,7 @@ def overlaps(cgroup: str, vips: Collection[Vip], others: Iterable[Neighbour]) ->
     found = []
     for other in others:
         where = relation(cgroup, other.cgroup)
-        shared = _shared(vips, other.vips) if where else ()
+        shared = shared_vips(vips, other.vips) if where else ()
         if where and shared:
             found.append(Overlap(other.instance, other.cgroup, where, shared))
     return sorted(found)
@@ -86,7 +86,8 @@ def relation(own: str, other: str) -> str | None:
     return ABOVE if own.startswith(other) else BELOW if other.startswith(own) else None
 
 
-def _shared(own: Collection[Vip], theirs: Iterable[Vip]) -> tuple[Vip, ...]:
+def shared_vips(own: Collection[Vip], theirs: Iterable[Vip]) -> tuple[Vip, ...]:
+    """Return which of our VIPs a connect to one of theirs may mean, sorted."""
     ports: defaultdict[tuple[Address, Protocol], set[int]] = defaultdict(set)
     for vip in theirs:
         ports[vip.address, vip.protocol].add(vip.port)

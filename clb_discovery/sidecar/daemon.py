@@ -90,6 +90,7 @@ class Daemon:
         self._pending = False  # whether an interrupted publication goes on at once
         self._readiness = Readiness()
         self._self_report = SelfReport(self._instance)
+        self._proving: asyncio.Task[None]
         self._features = 0
         """CLB_FEATURE_* bits of the programs."""
 
@@ -127,7 +128,8 @@ class Daemon:
             publisher = Publisher(self._plane, maps, self._announcer, self._meters)
             stack.push_async_callback(publisher.end)
             self._start_up(publisher)
-            stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
+            self._proving = asyncio.create_task(self._prove())
+            stack.push_async_callback(lambda: asyncio.wait([self._proving]))
             if metrics:
                 report, readiness = partial(self._report, publisher, Proof(self._plane)), self._readiness
                 site = Site(report, lambda: readiness.is_ready, self._meters, lambda: self._services.unpublished)
@@ -164,8 +166,13 @@ class Daemon:
         if self._services.zoned and self._zone.name:
             self._wakeup.ring()
 
-    async def _prove(self) -> None:
-        """Log if the programs are not in effect; outside of their cgroup the self-test takes a process."""
+    async def _prove(self, after: asyncio.Task[None] | None = None) -> None:
+        """Log if the programs are not in effect; outside of their cgroup the self-test takes a process.
+
+        :param after: the look before this one, which ends first.
+        """
+        if after:
+            await asyncio.wait([after])
         try:
             ineffective = await asyncio.to_thread(self._plane.objection)
         except (ClbError, OSError) as error:
@@ -266,6 +273,7 @@ class Daemon:
         if await publisher.keep_up():
             self._changed = True
             self._wakeup.ring()
+            self._proving = asyncio.create_task(self._prove(after=self._proving))
         else:  # new maps have no servers to check until the publication that follows
             await self._check_servers(publisher)
         await publisher.look_at_outcomes()

@@ -46,7 +46,7 @@ def test_commands_that_read_and_write_maps_are_left(command: int) -> None:
 
 
 def test_loading_making_and_attaching_are_not_left() -> None:
-    """Loading programs, creating maps and links, and pinning are not allowed."""
+    """Loading programs, creating maps and links, pinning, and opening objects by their ids are not allowed."""
     makes = {
         Command.MAP_CREATE,
         Command.PROG_LOAD,
@@ -57,8 +57,9 @@ def test_loading_making_and_attaching_are_not_left() -> None:
         Command.ITER_CREATE,
         Command.OBJ_PIN,
     }
-    assert makes.isdisjoint(ALLOWED)
-    assert makes | set(ALLOWED) == set(Command)
+    finds = {Command.PROG_QUERY, Command.PROG_GET_FD_BY_ID, Command.MAP_GET_FD_BY_ID}
+    assert (makes | finds).isdisjoint(ALLOWED)
+    assert makes | finds | set(ALLOWED) == set(Command)
 
 
 def test_other_calls_are_left_alone() -> None:

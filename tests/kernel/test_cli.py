@@ -294,9 +294,13 @@ def test_bpf_file_system_is_mounted_where_it_is_not(plane: Plane) -> None:
     """Load mounts the BPF file system itself if it may, accessible for root only."""
     look = f'test -e {BPFFS}/clb-discovery; test "$(stat --format %a {BPFFS})" = 1700'
     script = f'umount --lazy --all --types bpf; "$@"; {look}; set -- true'
-    result = in_own_mounts(script, *COMMAND, "load", *plane.here)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert snapshot(plane.instance)._replace(files=plane.before.files) == plane.before
+    fresh = f"{plane.instance}-fresh"
+    try:
+        result = in_own_mounts(script, *COMMAND, "load", "--instance", fresh, "--cgroup", plane.cgroup)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert snapshot(plane.instance)._replace(files=plane.before.files) == plane.before
+    finally:
+        wipe(fresh)
 
 
 def test_read_only_bpf_file_system(plane: Plane) -> None:

@@ -243,10 +243,14 @@ def test_cgroup_that_is_made_anew_is_attached_again(instance: str, cgroup: Path,
         assert found.events().count("programs are not attached") == 1
 
 
-def test_pins_that_were_taken_away_are_made_anew(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A sidecar whose pins were removed loads again and publishes the same pools into the new maps."""
+@pytest.mark.parametrize("alone", [False, True])
+def test_pins_that_were_taken_away_are_made_anew(instance: str, cgroup: Path, tmp_path: Path, *, alone: bool) -> None:
+    """A sidecar whose pins were removed, or that of one map, loads again and publishes the same pools again."""
     with listening("127.0.0.1") as (server,), following(instance, cgroup, tmp_path, server.name) as found:
-        shutil.rmtree(Pins(instance).home)
+        if alone:
+            Pins(instance).map(Map.CHAINS).unlink()
+        else:
+            shutil.rmtree(Pins(instance).home)
         found.wait_for(lambda: "programs attached again" in found.events(), "the sidecar loads again")
         found.wait_for(lambda: bool(status(instance)["virtual_servers"]), "the pool is published again")
         assert pool(instance, VIP4) == {server.name: 1}

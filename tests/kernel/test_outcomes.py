@@ -65,6 +65,7 @@ def test_a_round_opens_its_link_once(plane: Plane, monkeypatch: pytest.MonkeyPat
     """A sidecar looks every two seconds: at the links that balance, and once at this one while something needs it."""
     following, opened, look = OwnPlane(plane.pins, plane.cgroup, Loader.AUTO), list[str](), bpf.open_pin
     outcomes_ = Outcomes(following)
+    following.bring_up()
 
     def noted(path: Path, *, read_only: bool = False) -> int:
         opened.append(path.name)

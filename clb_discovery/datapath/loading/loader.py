@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 
-from clb_discovery.datapath import bpf, cgroup, handover, probe
+from clb_discovery.datapath import bpf, cgroup, handover, hidden, probe
 from clb_discovery.datapath import selftest as proof
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import bcc, libbpf
@@ -214,12 +214,13 @@ def leave_outcomes_unless_traced(pins: Pins) -> None:
 def objection(pins: Pins, target: Path) -> str | None:
     """Return why connects in the cgroup are not balanced as they should be, or None if they are.
 
-    The self-test connect checks the connect hooks; the links show the state of the others.
+    The self-test connect checks the connect hooks; the links show the state of the others. Neither shows programs in
+    front of ours.
     """
     reason = proof.run(pins.instance, target)
     if reason is None and not is_attached(pins, target):
         return f"not every program is attached to {target}; run: {load_command(pins.instance, target)}"
-    return reason
+    return reason or hidden.objection(pins, target)
 
 
 def unload(pins: Pins) -> None:
