@@ -155,7 +155,7 @@ class _Reported(Collector):
 def _of_servers(report: Report) -> Iterator[bytes]:
     """Yield the families of servers: they may be 100,000, so without prometheus_client, and labels are made once."""
     named = [
-        (_labels(one.label.service, vip), vip, one)
+        (_labels(one.label.service, vip), one.label.source, vip, one)
         for vip, one in report.datapath.installed.virtual.items()
         if one.label is not None and not is_own(one.label.source)
     ]
@@ -164,7 +164,7 @@ def _of_servers(report: Report) -> Iterator[bytes]:
     ejected: list[tuple[str, int]] = []
     failing: list[tuple[str, int]] = []
     down = {(one["address"], one["port"], one["protocol"]): one["down"] for one in report.state.get("checks", ())}
-    for labels, vip, one in named:
+    for labels, _, vip, one in named:
         checked = one.health is not None and one.health.checked
         own = down.get((format_address(vip.address), vip.port, vip.protocol.name.lower()))
         for member in one.servers:
@@ -183,7 +183,8 @@ def _of_servers(report: Report) -> Iterator[bytes]:
                 if own is not None:
                     failing.append((full, int(name in own)))
     text = "Real servers in the pool, ejected ones among them"
-    yield _family("clb_pool_servers", "gauge", text, ((labels, len(one.pool or ())) for labels, _, one in named))
+    sizes = ((f'{labels},source="{_escaped(source)}"', len(one.pool or ())) for labels, source, _, one in named)
+    yield _family("clb_pool_servers", "gauge", text, sizes)
     text = "Connects refused because the pool is empty"
     yield _family("clb_refused_total", "counter", text, ((labels, server.connects) for labels, server in refusals))
     for name, kind, text, value in _OF_REAL_SERVERS:
@@ -202,9 +203,14 @@ def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, int]])
 
 
 def _labels(service: str, vip: Vip) -> str:
-    """Return the labels of a virtual server in the text format of Prometheus, which escapes only three characters."""
-    escaped = service.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-    return f'service="{escaped}",vip="{format_endpoint(vip.address, vip.port)}",protocol="{vip.protocol.name.lower()}"'
+    """Return the labels of a virtual server in the text format of Prometheus."""
+    name, protocol = _escaped(service), vip.protocol.name.lower()
+    return f'service="{name}",vip="{format_endpoint(vip.address, vip.port)}",protocol="{protocol}"'
+
+
+def _escaped(value: str) -> str:
+    """Return the value of a label in the text format of Prometheus, which escapes only three characters."""
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], *samples: tuple[tuple[str, ...], float]) -> GaugeMetricFamily:

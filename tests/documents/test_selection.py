@@ -66,6 +66,20 @@ def test_only_problems_are_left() -> None:
     )
 
 
+def test_of_services_with_one_name_only_that_with_a_problem_is_left() -> None:
+    """The name selects all of them, the title that problems use selects one."""
+    both = [virtual_server("db", 1, servers=0), virtual_server("db", 2) | {"source": "consul:db-2"}]
+    document = status(virtual_servers=both)
+    assert of_problems(document)["virtual_servers"] == both[:1]
+    assert of_services(document, ["db"])["virtual_servers"] == both
+    assert of_services(document, ["db (consul:db-2)"])["virtual_servers"] == both[1:]
+    assert unmatched(document, ["db", "db (consul:db)"]) is None
+    assert (
+        unmatched(document, ["xyz"])
+        == "no service or source matches 'xyz'; there are: db (consul:db), db (consul:db-2)"
+    )
+
+
 def test_virtual_servers_of_other_programs_are_found_by_their_address() -> None:
     """They have no service and no source."""
     foreign = virtual_server("x") | {"service": None, "source": None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -35,17 +36,23 @@ def test_services_without_servers_are_those_whose_pools_add_up_to_none() -> None
         *(virtual("web", "10.64.0.1:80", (ONE,)), virtual("web", "[fd00::1]:80")),
         *(virtual("mail", "10.64.0.2:25"), virtual("mail", "[fd00::2]:25")),
         virtual("dns", "10.64.0.3:53/udp", (ONE,)),
+        replace(virtual("dns", "10.64.0.3:53"), source='srv:"_dns._tcp'),
     ]
     installed = plan(Installed(), {one.vip: one for one in servers}, complete=True).result
     datapath = Datapath(Info(LAYOUT, 0, "object", "build", "/sys/fs/cgroup"), installed, {}, None, 0)
     report = Report("default", datapath, (), {"config_error": None, "last_sync": None})
-    pools: Counter[str] = Counter()
+    pools: Counter[tuple[str, str]] = Counter()
     for family in text_string_to_metric_families(exposition(report, Meters()).decode()):
         for sample in family.samples:
             if sample.name == "clb_pool_servers":
-                pools[sample.labels["service"]] += int(sample.value)
-    assert pools == {"web": 1, "mail": 0, "dns": 1}
-    assert json.loads(report.status())["empty_services"] == ["mail"]
+                pools[sample.labels["service"], sample.labels["source"]] += int(sample.value)
+    assert pools == {
+        ("web", "consul:web"): 1,
+        ("mail", "consul:mail"): 0,
+        ("dns", "consul:dns"): 1,
+        ("dns", 'srv:"_dns._tcp'): 0,
+    }
+    assert json.loads(report.status())["empty_services"] == ["mail", "dns"]
 
 
 def samples(report: Report, meters: Meters, name: str) -> dict[str, float]:

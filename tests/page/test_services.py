@@ -97,6 +97,17 @@ def test_a_family_without_servers_is_no_problem(opened: Opener, stage: Stage) ->
     assert tab.evaluate("document.querySelectorAll('.empty .none.bad').length") == 2
 
 
+def test_a_service_without_servers_is_not_hidden_by_another_of_its_name(opened: Opener, stage: Stage) -> None:
+    """Services of one name are two on the page, and only the one without real servers has the problem."""
+    stage.show(
+        document([virtual("db", "10.64.0.1", real("10.0.0.1")), virtual("db", "10.64.0.2") | {"source": "srv:db"}])
+    )
+    tab = opened()
+    assert tab.evaluate(_HEALTH) == "▲ 1 service without real servers"
+    assert tab.evaluate(_TITLES) == ["db", "db"]
+    assert tab.evaluate("document.querySelectorAll('.empty .none.bad').length") == 1
+
+
 @pytest.mark.parametrize("by_key", [False, True])
 def test_the_headline_leads_to_the_problem(opened: Opener, *, by_key: bool) -> None:
     """Each part leads to the first service with this problem, with the focus on it, even if the filter hides it."""
