@@ -162,6 +162,7 @@ def _of_servers(report: Report) -> Iterator[bytes]:
     refusals: list[tuple[str, Server]] = []
     rows: list[tuple[str, Server]] = []
     ejected: list[tuple[str, int]] = []
+    kept_out: list[tuple[str, int]] = []
     failing: list[tuple[str, int]] = []
     down = {(one["address"], one["port"], one["protocol"]): one["down"] for one in report.state.get("checks", ())}
     for labels, _, vip, one in named:
@@ -180,6 +181,8 @@ def _of_servers(report: Report) -> Iterator[bytes]:
                 rows.append((full, server))
                 health = report.datapath.words.health(member, server, checked=checked)
                 ejected.append((full, int(health is Health.EJECTED)))
+                if health is Health.EJECTED:
+                    kept_out.append((full, int(report.datapath.words.decide(member, server, checked=checked))))
                 if own is not None:
                     failing.append((full, int(name in own)))
     text = "Real servers in the pool, ejected ones among them"
@@ -190,6 +193,8 @@ def _of_servers(report: Report) -> Iterator[bytes]:
     for name, kind, text, value in _OF_REAL_SERVERS:
         yield _family(name, kind, text, ((labels, value(server)) for labels, server in rows))
     yield _family("clb_ejected", "gauge", "Whether a real server is left out", ejected)
+    text = "Whether probes or checks of the sidecar keep an ejected real server out"
+    yield _family("clb_kept_out", "gauge", text, kept_out)
     yield _family("clb_check_failing", "gauge", "Whether a real server fails its checks", failing)
     text = "Connects that a real server failed, by their cause where it is known"
     counts = ((labels, by_cause(server)) for labels, server in rows if server.failures)

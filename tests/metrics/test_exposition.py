@@ -9,14 +9,16 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from clb_discovery.documents.status import Datapath
-from clb_discovery.layout.elements import Info
+from clb_discovery.layout import elements
+from clb_discovery.layout.elements import Info, Steering
+from clb_discovery.layout.health import Words
 from clb_discovery.layout.installed import Installed
 from clb_discovery.layout.structs import LAYOUT
 from clb_discovery.metrics.exposition import exposition
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import Algorithm, Pool, RealServer, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, RealServer, VirtualServer
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
 from tests.support.fake_servers import HEALTHY
@@ -75,6 +77,32 @@ def test_servers_that_fail_their_checks() -> None:
         "web 10.64.0.1:80 tcp 10.0.0.7:80": 0,
         "web 10.64.0.1:80 tcp 10.0.0.8:80": 1,
     }
+
+
+def test_servers_that_the_sidecar_keeps_out() -> None:
+    """Each ejected server has this series: 1 after a probe or a check, 0 if failed connects alone have ejected it."""
+    checked, probed, failed, healthy = (RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in range(4))
+    servers = [
+        replace(virtual("web", "10.64.0.1:80", (checked, healthy)), health=PassiveHealth(checked=True)),
+        virtual("mail", "10.64.0.2:25", (probed, failed, healthy)),
+    ]
+    installed = plan(Installed(), {one.vip: one for one in servers}, complete=True).result
+    web, mail = (elements.pack_vip(one.vip) for one in servers)
+    ejected = HEALTHY._replace(ejected_until=2_000, changed_at=500)
+    counted = {member: HEALTHY for one in installed.virtual.values() for member in one.servers}
+    counted |= {elements.pack_member(mail, one): ejected for one in (probed, failed)}
+    said = {elements.pack_member(*one): Steering(600, 1_500) for one in ((web, checked), (mail, probed))}
+    info = Info(LAYOUT, 0, "object", "build", "/sys/fs/cgroup")
+    datapath = Datapath(info, installed, counted, None, 0, words=Words(said, 1_000))
+    report = Report("default", datapath, (), {"config_error": None, "last_sync": None})
+    out = {
+        "web 10.64.0.1:80 tcp 10.0.0.0:80": 1,
+        "mail 10.64.0.2:25 tcp 10.0.0.1:80": 1,
+        "mail 10.64.0.2:25 tcp 10.0.0.2:80": 0,
+    }
+    assert samples(report, Meters(), "clb_kept_out") == out
+    shown = samples(report, Meters(), "clb_ejected")
+    assert {name for name, value in shown.items() if value} == out.keys()
 
 
 def test_checks_are_counted_for_each_service_that_has_them() -> None:
