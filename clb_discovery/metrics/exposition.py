@@ -197,9 +197,14 @@ def _of_servers(report: Report) -> Iterator[bytes]:
     yield _family("clb_kept_out", "gauge", text, kept_out)
     yield _family("clb_check_failing", "gauge", "Whether a real server fails its checks", failing)
     text = "Connects that a real server failed, by their cause where it is known"
-    counts = ((labels, by_cause(server)) for labels, server in rows if server.failures)
-    samples = ((f'{labels},cause="{cause}"', number) for labels, count in counts for cause, number in count.items())
-    yield _family("clb_failures_by_cause_total", "counter", text, samples)
+    causes = (
+        (f'{labels},cause="{cause}"', number)
+        for labels, server in rows
+        if server.failures
+        for cause, number in by_cause(server).items()
+        if number
+    )
+    yield _family("clb_failures_by_cause_total", "counter", text, causes)
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, int]]) -> bytes:

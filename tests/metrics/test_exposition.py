@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -19,8 +20,10 @@ from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, RealServer, VirtualServer
+from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
+from clb_discovery.state.service import ServiceState
 from tests.support.fake_servers import HEALTHY
 
 UNLOADED = Datapath(None, Installed(), {}, None, 0)
@@ -103,6 +106,24 @@ def test_servers_that_the_sidecar_keeps_out() -> None:
     assert samples(report, Meters(), "clb_kept_out") == out
     shown = samples(report, Meters(), "clb_ejected")
     assert {name for name, value in shown.items() if value} == out.keys()
+
+
+def test_series_are_as_many_as_the_document_says() -> None:
+    """Two VIPs of ten real servers that are healthy, or whose connects have failed by one cause, or by all of them."""
+    pool = tuple(RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in range(10))
+    servers = [virtual("web", "10.64.0.1:80", pool), virtual("web", "10.64.0.2:80", pool)]
+    installed = plan(Installed(), {one.vip: one for one in servers}, complete=True).result
+    following = [ServiceState(Service("web", "consul:web", ()), last_success=datetime.now(UTC))]
+    state = {"config_error": None, "last_sync": None}
+    info = Info(LAYOUT, 0, "object", "build", "/sys/fs/cgroup")
+    refused = HEALTHY._replace(failures=1, refused=1)
+    failed = HEALTHY._replace(failures=4, refused=1, timed_out=1, silent=1, unreachable=1)
+    for server, more in ((HEALTHY, 0), (refused, 20), (failed, 80)):
+        counted = {member: server for one in installed.virtual.values() for member in one.servers}
+        report = Report("default", Datapath(info, installed, counted, None, 0), following, state)
+        families = text_string_to_metric_families(exposition(report, Meters()).decode())
+        found = [one for family in families for one in family.samples if {"service", "source"} & one.labels.keys()]
+        assert len(found) == 115 + more
 
 
 def test_checks_are_counted_for_each_service_that_has_them() -> None:
