@@ -40,7 +40,9 @@ def unmatched(status: Mapping[str, Any], patterns: Collection[str]) -> str | Non
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[2], pattern)
+    """Tell whether a pattern matches a name; a name itself always does, whatever it would match as a pattern."""
+    short = name.partition(":")[2]
+    return pattern in (name, short) or fnmatchcase(name, pattern) or fnmatchcase(short, pattern)
 
 
 def _part(status: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[str, Any]:

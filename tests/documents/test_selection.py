@@ -51,6 +51,15 @@ def test_services_are_found_by_patterns(patterns: list[str], expected: tuple[lis
     assert names(of_services(scene(), patterns)) == expected
 
 
+@pytest.mark.parametrize("name", ["web[1]", "[!a]", "a*b?"])
+@pytest.mark.parametrize("kind", ["", "consul:"])
+def test_a_name_finds_itself_whatever_it_means_as_a_pattern(name: str, kind: str) -> None:
+    """Names come from discovery, and any of their characters may have a meaning in patterns."""
+    found = status(virtual_servers=[virtual_server(name), virtual_server("other")], sources=[source(f"consul:{name}")])
+    assert names(of_services(found, [kind + name])) == ([name], [f"consul:{name}"], [])
+    assert unmatched(found, [kind + name]) is None
+
+
 def test_the_rest_of_the_document_stays() -> None:
     """Data plane and sidecar concern every service."""
     whole, part = scene(), of_services(scene(), ["mail"])
