@@ -299,13 +299,16 @@ def test_all_that_is_wrong_with_an_instance_is_in_the_headline(opened: Opener, s
     found["datapath"]["other_layouts"] = [2]
     found["datapath"]["overlaps"] = [{"instance": "b", "cgroup": "/", "relation": "same", "vips": vips}]
     found["sidecar"] |= {"config_error": "line 3", "last_sync": None}
+    found["zone"] = {"name": None, "auto": True, "error": "the token lacks agent:read"}
     stage.show(found)
     tab = opened()
     assert tab.evaluate(_HEALTH) == (
         "▲ the programs are not in effect: connects are not balanced: the cgroup is gone; "
         "the programs of another version run first: see status; the last load failed: no such cgroup; "
         "instance b serves the same VIPs: 10.64.0.1:80/tcp, 10.64.0.2:80/tcp, 10.64.0.3:80/tcp and 2 more; "
-        "configuration rejected, the previous one stays in effect: line 3; 1 real server ejected"
+        "configuration rejected, the previous one stays in effect: line 3; "
+        "the zone of this host cannot be read, pools do not follow zones: the token lacks agent:read; "
+        "1 real server ejected"
     )
     assert "no change since start" in tab.evaluate("document.querySelector('#facts').innerText")
     assert "fresh no answer yet" in tab.evaluate("document.querySelector('.source').innerText")
