@@ -52,7 +52,7 @@ SENTENCES: Final = {
     "zone of this host": "This host is in the zone {zone}, by its {source}",
     "virtual server removed": "Virtual server {vip}[ of {service}] removed",
 }
-"""By event; others are the event itself, with the reason."""
+"""By event; others are the event itself, which may be the text of a library, with the reason."""
 _OTHERS: Final = "[ ({times} more times)][: {error}][: {reason}]"
 _PARTS: Final = re.compile(r"\[([^]]*)\]|([^[]+)")
 _FIELD: Final = re.compile(r"\{(\w+)\}")
@@ -61,8 +61,8 @@ _EMPTY: Final[tuple[object, ...]] = (None, "", [], ())
 
 def sentence(event: str, fields: Mapping[str, Any]) -> str:
     """Return an event with its fields as one sentence; fields that the sentence does not name follow in brackets."""
-    template = SENTENCES.get(event, event[:1].upper() + event[1:] + _OTHERS)
-    parts = []
+    template = SENTENCES.get(event, _OTHERS)
+    parts = [] if event in SENTENCES else [event[:1].upper() + event[1:]]
     for optional, required in _PARTS.findall(template):
         if required or all(fields.get(name) for name in _FIELD.findall(optional)):
             parts.append(_FIELD.sub(lambda found: _text(fields.get(found[1])), optional or required))

@@ -156,7 +156,7 @@ def installed() -> Installed:
 def counted() -> dict[bytes, Server]:
     """Return the counters of its servers."""
     new = elements.unpack_server(elements.NEW_SERVER)
-    failed = new._replace(failures=1, refused=1)
+    failed = new._replace(failures=1, refused=1, ejected_until=1)
     return {member: failed for one in installed().virtual.values() for member in one.servers}
 
 

@@ -55,6 +55,8 @@ def test_every_sentence_is_of_an_event_and_names_all_its_fields() -> None:
         ("outcome heard", {"source": "srv:a", "counts": False, "shows": None, "of": [1, 2]},
          "Outcome heard (source srv:a, counts False, of 1, 2)"),
         ("of a library", {"logger": "asyncio"}, "Of a library (logger asyncio)"),
+        ("unclosed [fd=3", {"logger": "a", "error": "no {x}"}, "Unclosed [fd=3: no {x} (logger a)"),
+        ("[fd=3] has {logger} and {x}", {"logger": "a"}, "[fd=3] has {logger} and {x} (logger a)"),
     ],
 )  # fmt: skip
 def test_line_is_a_sentence(event: str, fields: dict[str, Any], expected: str) -> None:

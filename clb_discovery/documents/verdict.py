@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from clb_discovery.documents.names import endpoint, service_of, sources_of
+from clb_discovery.documents.names import Identity, endpoint, identity, sources_of, titles
 from clb_discovery.hints import load_command, outcomes_command, unload_others_command
 from clb_discovery.publication.outcomes import WITHOUT_OUTCOMES
 from clb_discovery.text import some_of
@@ -24,7 +24,8 @@ class Problem(NamedTuple):
     """Something that is wrong."""
 
     subject: str
-    """The service with the problem, or its source if no virtual server is known, or a part such as the sidecar."""
+    """The service with the problem, as `titles` has it, or its source if no virtual server is known, or a part such as
+    the sidecar."""
     text: str
     """The whole problem."""
     kind: str = ""
@@ -37,7 +38,8 @@ def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems in the document of `status --json`, the worst first."""
     datapath, sidecar = status["datapath"], status["sidecar"]
     yield from _loaded(status)
-    in_need = dict.fromkeys(service_of(one) for one in status["virtual_servers"] if one["needs_outcomes"])
+    called = titles(status)
+    in_need = dict.fromkeys(called[identity(one)] for one in status["virtual_servers"] if one["needs_outcomes"])
     if datapath["loaded"] and in_need and not datapath["outcomes"]:
         command = outcomes_command(status["instance"], datapath["cgroup"])
         fix = f"if the sidecar loads the programs, its log has the reason; else run: {command}"
@@ -57,9 +59,10 @@ def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _zone(status.get("zone"))
     for one in status["unpublished"]:
         text = f"{one['virtual_servers']} of its virtual servers not published: {one['reason']}"
-        yield Problem(one["service"], text, "not published in full (see above):", one["service"])
-    yield from _pools(status["virtual_servers"])
-    yield from _sources(status)
+        name = called[identity(one)]
+        yield Problem(name, text, "not published in full (see above):", name)
+    yield from _pools(status["virtual_servers"], called)
+    yield from _sources(status, called)
     if datapath["loaded"] and not sidecar["running"]:
         yield Problem("sidecar", "sidecar not running: pools will not be updated")
 
@@ -109,21 +112,24 @@ def remarks(found: Iterable[Problem]) -> Iterator[str]:
 
 
 def empty_services(virtual_servers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the services without real servers at any VIP, by name, or by address if the name is unknown.
+    """Return the name of each service without real servers at any VIP, or its address if the name is unknown.
 
     A VIP of one family is no problem while the service has real servers of the other: automatic VIPs have both.
     """
-    found: defaultdict[str, int] = defaultdict(int)
-    for server in virtual_servers:
-        found[service_of(server)] += len(server["real_servers"])
-    return [name for name, count in found.items() if not count]
+    return [service.name for service, servers in _by_service(virtual_servers).items() if not servers]
 
 
-def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
-    services: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+def _by_service(virtual_servers: Iterable[Mapping[str, Any]]) -> dict[Identity, list[Mapping[str, Any]]]:
+    """Return the real servers of each service, at all of its VIPs."""
+    found: defaultdict[Identity, list[Mapping[str, Any]]] = defaultdict(list)
     for server in virtual_servers:
-        services[service_of(server)].extend(server["real_servers"])
-    for name in empty_services(virtual_servers):
+        found[identity(server)].extend(server["real_servers"])
+    return dict(found)
+
+
+def _pools(virtual_servers: Iterable[Mapping[str, Any]], called: Mapping[Identity, str]) -> Iterator[Problem]:
+    services = {called[service]: servers for service, servers in _by_service(virtual_servers).items()}
+    for name in [name for name, servers in services.items() if not servers]:
         yield Problem(name, "no real servers: connects are refused", "no real servers, connects are refused:", name)
     for name, servers in services.items():
         failing = {endpoint(one): one["check_failure"] for one in servers if one["check_failure"]}
@@ -140,9 +146,9 @@ def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
             yield Problem(name, text, "ejected after failed connects:", f"{name} ({count})")
 
 
-def _sources(status: Mapping[str, Any]) -> Iterator[Problem]:
+def _sources(status: Mapping[str, Any], called: Mapping[Identity, str]) -> Iterator[Problem]:
     ours = (*status["unpublished"], *status["virtual_servers"])
-    services = {source: one["service"] for one in ours if one["service"] for source in sources_of(one)}
+    services = {source: called[identity(one)] for one in ours if one["service"] for source in sources_of(one)}
     for state, (words, text) in _SOURCE_WORDS.items():
         for source in status["sources"]:
             name = source["name"]

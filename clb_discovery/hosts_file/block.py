@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from clb_discovery.layout.elements import Label
 from clb_discovery.layout.installed import Published
 from clb_discovery.model.address import Address, format_address
 from clb_discovery.model.own_servers import is_own
@@ -23,28 +24,38 @@ class Names(NamedTuple):
 
     addresses: Mapping[str, tuple[Address, ...]]
     """By host name."""
-    left_out: tuple[str, ...]
-    """Services whose names cannot be host names."""
+    left_out: Mapping[str, str]
+    """Services without a host name, each with the reason."""
 
 
 def names(virtual: Mapping[Vip, Published]) -> Names:
     """Return the names of installed services, so that no name resolves to an address that is not balanced.
 
     A VIP whose pool is empty is left out if the service has another one with real servers, because many programs try
-    only the first address of a name.
+    only the first address of a name. If services have the same host name, it leads only to addresses that all of them
+    have: at any other one a client would find the servers of another service, or none.
     """
-    found: defaultdict[str, dict[Address, bool]] = defaultdict(dict)
-    left_out: set[str] = set()
+    found: defaultdict[str, defaultdict[Label, dict[Address, bool]]] = defaultdict(lambda: defaultdict(dict))
+    left_out: dict[str, str] = {}
     for vip, published in virtual.items():
         if published.label is None or is_own(published.label.source):
             continue
         name = host_name(published.label.service)
         if name is None:
-            left_out.add(published.label.service)
+            left_out[published.label.service] = "use letters, digits and hyphens"
         else:
-            found[name][vip.address] = found[name].get(vip.address, False) or bool(published.pool)
-    addresses = {name: tuple(sorted(filter(own.get, own)) or sorted(own)) for name, own in sorted(found.items())}
-    return Names(addresses, tuple(sorted(left_out)))
+            own = found[name][published.label]
+            own[vip.address] = own.get(vip.address, False) or bool(published.pool)
+    addresses = {}
+    for name, services in sorted(found.items()):
+        shared = frozenset.intersection(*map(frozenset, services.values()))
+        used = [address for address in shared if any(own[address] for own in services.values())]
+        if shared:
+            addresses[name] = tuple(sorted(used or shared))
+        else:
+            reason = f"{name} is the name of several services at different addresses; give each a name of its own"
+            left_out |= {label.service: reason for label in services}
+    return Names(addresses, dict(sorted(left_out.items())))
 
 
 def host_name(service: str) -> str | None:

@@ -33,12 +33,17 @@ def health_of(server: Server, steering: Steering, now: int, *, checked: bool) ->
     :param checked: whether the virtual server has STEERED; otherwise the sidecar's word counts only after an ejection.
     """
     until, ejected = server.ejected_until, bool(server.ejected_until)
-    said = steering.decided_at > server.changed_at and (ejected or checked)
+    said = _decides(server, steering, checked=checked)
     if server.suspect and ejected and not said:
         return Health.SUSPECT if now < until else Health.ACTIVE
     if said:
         until = steering.out_until
     return Health.EJECTED if until and (ejected or now < until) else Health.ACTIVE
+
+
+def _decides(server: Server, steering: Steering, *, checked: bool) -> bool:
+    """Tell whether the sidecar's word counts, and not the kernel's."""
+    return steering.decided_at > server.changed_at and (bool(server.ejected_until) or checked)
 
 
 def is_out(server: Server, steering: Steering, now: int, *, checked: bool) -> bool:
@@ -57,6 +62,10 @@ class Words(NamedTuple):
     def health(self, member: bytes, server: Server, *, checked: bool) -> Health:
         """Return the health of a real server; as `health_of`."""
         return health_of(server, self.said.get(member, _NO_WORD), self.now, checked=checked)
+
+    def decide(self, member: bytes, server: Server, *, checked: bool) -> bool:
+        """Tell whether its health is what the sidecar has said last, by a probe or by checks."""
+        return _decides(server, self.said.get(member, _NO_WORD), checked=checked)
 
 
 NO_WORDS: Final = Words()

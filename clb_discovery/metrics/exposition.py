@@ -155,16 +155,17 @@ class _Reported(Collector):
 def _of_servers(report: Report) -> Iterator[bytes]:
     """Yield the families of servers: they may be 100,000, so without prometheus_client, and labels are made once."""
     named = [
-        (_labels(one.label.service, vip), vip, one)
+        (_labels(one.label.service, vip), one.label.source, vip, one)
         for vip, one in report.datapath.installed.virtual.items()
         if one.label is not None and not is_own(one.label.source)
     ]
     refusals: list[tuple[str, Server]] = []
     rows: list[tuple[str, Server]] = []
     ejected: list[tuple[str, int]] = []
+    kept_out: list[tuple[str, int]] = []
     failing: list[tuple[str, int]] = []
     down = {(one["address"], one["port"], one["protocol"]): one["down"] for one in report.state.get("checks", ())}
-    for labels, vip, one in named:
+    for labels, _, vip, one in named:
         checked = one.health is not None and one.health.checked
         own = down.get((format_address(vip.address), vip.port, vip.protocol.name.lower()))
         for member in one.servers:
@@ -180,20 +181,30 @@ def _of_servers(report: Report) -> Iterator[bytes]:
                 rows.append((full, server))
                 health = report.datapath.words.health(member, server, checked=checked)
                 ejected.append((full, int(health is Health.EJECTED)))
+                if health is Health.EJECTED:
+                    kept_out.append((full, int(report.datapath.words.decide(member, server, checked=checked))))
                 if own is not None:
                     failing.append((full, int(name in own)))
     text = "Real servers in the pool, ejected ones among them"
-    yield _family("clb_pool_servers", "gauge", text, ((labels, len(one.pool or ())) for labels, _, one in named))
+    sizes = ((f'{labels},source="{_escaped(source)}"', len(one.pool or ())) for labels, source, _, one in named)
+    yield _family("clb_pool_servers", "gauge", text, sizes)
     text = "Connects refused because the pool is empty"
     yield _family("clb_refused_total", "counter", text, ((labels, server.connects) for labels, server in refusals))
     for name, kind, text, value in _OF_REAL_SERVERS:
         yield _family(name, kind, text, ((labels, value(server)) for labels, server in rows))
     yield _family("clb_ejected", "gauge", "Whether a real server is left out", ejected)
+    text = "Whether probes or checks of the sidecar keep an ejected real server out"
+    yield _family("clb_kept_out", "gauge", text, kept_out)
     yield _family("clb_check_failing", "gauge", "Whether a real server fails its checks", failing)
     text = "Connects that a real server failed, by their cause where it is known"
-    counts = ((labels, by_cause(server)) for labels, server in rows if server.failures)
-    samples = ((f'{labels},cause="{cause}"', number) for labels, count in counts for cause, number in count.items())
-    yield _family("clb_failures_by_cause_total", "counter", text, samples)
+    causes = (
+        (f'{labels},cause="{cause}"', number)
+        for labels, server in rows
+        if server.failures
+        for cause, number in by_cause(server).items()
+        if number
+    )
+    yield _family("clb_failures_by_cause_total", "counter", text, causes)
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, int]]) -> bytes:
@@ -202,9 +213,14 @@ def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, int]])
 
 
 def _labels(service: str, vip: Vip) -> str:
-    """Return the labels of a virtual server in the text format of Prometheus, which escapes only three characters."""
-    escaped = service.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-    return f'service="{escaped}",vip="{format_endpoint(vip.address, vip.port)}",protocol="{vip.protocol.name.lower()}"'
+    """Return the labels of a virtual server in the text format of Prometheus."""
+    name, protocol = _escaped(service), vip.protocol.name.lower()
+    return f'service="{name}",vip="{format_endpoint(vip.address, vip.port)}",protocol="{protocol}"'
+
+
+def _escaped(value: str) -> str:
+    """Return the value of a label in the text format of Prometheus, which escapes only three characters."""
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], *samples: tuple[tuple[str, ...], float]) -> GaugeMetricFamily:

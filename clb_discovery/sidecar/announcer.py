@@ -49,7 +49,7 @@ class Announcer:
         self._rejected: Mapping[str, Sequence[Refusal]] = {}
         self._unpublished: frozenset[str] = frozenset()  # sources
         self._overlaps: Sequence[Overlap] = ()
-        self._nameless: frozenset[str] = frozenset()
+        self._nameless: Mapping[str, str] = {}
         self._repeats = Repeats()
         self._holds: set[str] = set()  # sources whose held removals were logged
         self._troubles: dict[str, str] = {}  # troubles that go on and were logged, each with its last reason
@@ -239,14 +239,15 @@ class Announcer:
             if item not in before and self._is_new("registration rejected", service, str(item)):
                 self._log.warning("registration rejected", service=service, value=item.value, reason=item.reason)
 
-    def nameless(self, services: Sequence[str]) -> None:
-        """Report services whose names cannot be host names when they appear."""
-        for service in services:
-            if service not in self._nameless:
-                self._log.warning(
-                    "no host name for a service", service=service, reason="use letters, digits and hyphens"
-                )
-        self._nameless = frozenset(services)
+    def nameless(self, services: Mapping[str, str]) -> None:
+        """Report services without a host name when they appear.
+
+        :param services: each with the reason.
+        """
+        for service, reason in services.items():
+            if self._nameless.get(service) != reason:
+                self._log.warning("no host name for a service", service=service, reason=reason)
+        self._nameless = services
 
 
 def _endpoint_names(endpoints: Collection[Endpoint]) -> list[str]:

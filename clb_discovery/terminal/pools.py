@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from clb_discovery.documents.names import endpoint, service_of
+from clb_discovery.documents.names import endpoint, identity, titles
 from clb_discovery.documents.rates import Key, Rate, connects_per_second, key_of
 from clb_discovery.terminal.bar import ASCII, UNICODE, Glyphs, bar
 from clb_discovery.terminal.overview import Overview
@@ -66,15 +66,15 @@ _Row = Mapping[str, str]
 class Pools:
     """All virtual servers, those of the worst services first."""
 
-    def __init__(
-        self, virtual_servers: Sequence[Mapping[str, Any]], rates: Mapping[Key, Rate] | None, worst: Sequence[str] = ()
-    ) -> None:
-        """Take the virtual servers of `status --json`, rates if they are shown, too, and the services with problems."""
-        ranks = {service: rank for rank, service in reversed(list(enumerate(worst)))}
-        services = dict.fromkeys(map(service_of, virtual_servers))  # those of one service are shown together
-        places = {service: (ranks.get(service, len(ranks)), place) for place, service in enumerate(services)}
-        in_order = sorted(virtual_servers, key=lambda server: places[service_of(server)])
-        tables = [one for one in in_order if len(in_order) <= _MOST_TABLES or service_of(one) in ranks]
+    def __init__(self, status: Mapping[str, Any], rates: Mapping[Key, Rate] | None, worst: Sequence[str] = ()) -> None:
+        """Take the document of `status --json`, rates if they are shown, too, and the subjects of problems."""
+        ranks = {subject: rank for rank, subject in enumerate(dict.fromkeys(worst))}
+        places = {  # those of one service are shown together
+            service: (ranks.get(title, len(ranks)), place)
+            for place, (service, title) in enumerate(titles(status).items())
+        }
+        in_order = sorted(status["virtual_servers"], key=lambda server: places[identity(server)])
+        tables = [one for one in in_order if len(in_order) <= _MOST_TABLES or places[identity(one)][0] < len(ranks)]
         self._tables = tables[:_MOST_TABLES]
         self._others = Overview([*tables[_MOST_TABLES:], *in_order[len(tables) :]], rates)
         self._rates = rates

@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from clb_discovery.documents.names import service_of
+from clb_discovery.documents.names import titles
 from clb_discovery.documents.verdict import Problem, problems
 from clb_discovery.terminal.screen import padded, plain
 from clb_discovery.terminal.status import ok_line, wrong_line
@@ -82,7 +82,7 @@ def summary(status: Mapping[str, Any], found: Sequence[Problem]) -> Text:
     """Return a last line with the number of problems, or that there are none."""
     if not found:
         return ok_line(status)
-    services = {*map(service_of, status["virtual_servers"]), *(one["service"] for one in status["unpublished"])}
+    services = set(titles(status).values())
     concerned = services & {problem.subject for problem in found}
     where = f", in {len(concerned):,} of {len(services):,} services" if concerned else ""
     return wrong_line(f"{len(found):,} problem{'' if len(found) == 1 else 's'}{where}")

@@ -59,7 +59,7 @@ class Status:
         self._all_sources = all_sources
         self._note = note
         self._wrong = list(problems(status))
-        self._pools = Pools(status["virtual_servers"], rates, [problem.subject for problem in self._wrong])
+        self._pools = Pools(status, rates, [problem.subject for problem in self._wrong])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         yield from self.head()

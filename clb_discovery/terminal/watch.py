@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import signal
 import sys
@@ -115,7 +116,7 @@ def _next(read: Callable[[], Mapping[str, Any]], before: _Moment | None) -> _Mom
 
 def _screenful(moment: _Moment, view: View, form: Form) -> Screenful:
     """Return the screen: problems first, then all other parts, of the services that the filter names."""
-    found = of_services(moment.status, [f"*{view.filter}*"]) if view.filter else moment.status
+    found = of_services(moment.status, [f"*{glob.escape(view.filter)}*"]) if view.filter else moment.status
     status = Status(found, moment.time, moment.rates, all_sources=form.all_sources)
     wrong = list(problems(found))
     parts: list[RenderableType] = [*status.head()]

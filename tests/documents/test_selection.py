@@ -51,6 +51,15 @@ def test_services_are_found_by_patterns(patterns: list[str], expected: tuple[lis
     assert names(of_services(scene(), patterns)) == expected
 
 
+@pytest.mark.parametrize("name", ["web[1]", "[!a]", "a*b?"])
+@pytest.mark.parametrize("kind", ["", "consul:"])
+def test_a_name_finds_itself_whatever_it_means_as_a_pattern(name: str, kind: str) -> None:
+    """Names come from discovery, and any of their characters may have a meaning in patterns."""
+    found = status(virtual_servers=[virtual_server(name), virtual_server("other")], sources=[source(f"consul:{name}")])
+    assert names(of_services(found, [kind + name])) == ([name], [f"consul:{name}"], [])
+    assert unmatched(found, [kind + name]) is None
+
+
 def test_the_rest_of_the_document_stays() -> None:
     """Data plane and sidecar concern every service."""
     whole, part = scene(), of_services(scene(), ["mail"])
@@ -63,6 +72,20 @@ def test_only_problems_are_left() -> None:
         ["web-2", "mail"],
         ["consul:web-2", "consul:mail", "srv:_new._tcp.example"],
         ["big"],
+    )
+
+
+def test_of_services_with_one_name_only_that_with_a_problem_is_left() -> None:
+    """The name selects all of them, the title that problems use selects one."""
+    both = [virtual_server("db", 1, servers=0), virtual_server("db", 2) | {"source": "consul:db-2"}]
+    document = status(virtual_servers=both)
+    assert of_problems(document)["virtual_servers"] == both[:1]
+    assert of_services(document, ["db"])["virtual_servers"] == both
+    assert of_services(document, ["db (consul:db-2)"])["virtual_servers"] == both[1:]
+    assert unmatched(document, ["db", "db (consul:db)"]) is None
+    assert (
+        unmatched(document, ["xyz"])
+        == "no service or source matches 'xyz'; there are: db (consul:db), db (consul:db-2)"
     )
 
 

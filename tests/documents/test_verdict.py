@@ -44,7 +44,7 @@ def source(name: str, state: str = "fresh", reason: str | None = None) -> dict[s
     return {"name": name, "state": state, "reason": reason}
 
 
-def virtual(service: str, *states: str) -> dict[str, Any]:
+def virtual(service: str, *states: str, origin: str | None = None) -> dict[str, Any]:
     """Return a virtual server with real servers in these states."""
     reals = [
         {"address": f"10.0.0.{number}", "port": 80, "state": state, "check_failure": None}
@@ -52,7 +52,7 @@ def virtual(service: str, *states: str) -> dict[str, Any]:
     ]
     return {
         "service": service,
-        "source": f"srv:{service}",
+        "source": origin or f"srv:{service}",
         "address": "10.64.0.1",
         "needs_outcomes": True,
         "real_servers": reals,
@@ -74,6 +74,23 @@ def test_empty_services_have_no_server_at_any_vip() -> None:
     nameless = virtual("") | {"service": None}
     found = [virtual("web", "ejected"), virtual("web"), virtual("mail"), virtual("mail"), nameless]
     assert empty_services(found) == ["mail", "10.64.0.1"]
+
+
+def test_services_of_one_name_hide_nothing_of_each_other() -> None:
+    """Each has a problem of its own, and the source tells which one it is; other names stand alone."""
+    found = [virtual("db", origin="srv:orders"), virtual("db", "active", "ejected", origin="srv:users"), virtual("web")]
+    lacking = {"service": "db", "source": "srv:old", "virtual_servers": 1, "reason": "no room"}
+    document = status(virtual_servers=found, unpublished=[lacking], sources=[source("srv:users", "retrying", "no")])
+    assert empty_services(found) == ["db", "web"]
+    assert [problem.subject for problem in problems(document)] == [
+        *("db (srv:old)", "db (srv:orders)", "web", "db (srv:users)", "db (srv:users)")
+    ]
+    assert last_line(document) == [
+        "not published in full (see above): db (srv:old)",
+        "no real servers, connects are refused: db (srv:orders), web",
+        "ejected after failed connects: db (srv:users) (1 of 2)",
+        "no answer from srv:users",
+    ]
 
 
 def test_services_without_the_outcomes_that_they_need() -> None:

@@ -74,7 +74,7 @@ def test_names_are_those_of_what_the_kernel_balances() -> None:
         | published("self-test", ["10.64.0.3:80"], source=SOURCE)
     )
     assert found.addresses == {"redis.clb": (ONE, SIX)}
-    assert found.left_out == ("a/b",)
+    assert found.left_out == {"a/b": "use letters, digits and hyphens"}
 
 
 def test_family_without_servers_has_no_name_while_the_other_has() -> None:
@@ -82,6 +82,29 @@ def test_family_without_servers_has_no_name_while_the_other_has() -> None:
     ipv4, ipv6 = published("web", ["10.64.0.1"]), published("web", ["[fd00:64::1]"], servers=False)
     assert names(ipv4 | ipv6).addresses == {"web.clb": (ONE,)}
     assert names(ipv6).addresses == {"web.clb": (SIX,)}
+
+
+@pytest.mark.parametrize(
+    ("others", "addresses"),
+    [
+        (["10.64.0.2:6379"], None),
+        (["10.64.0.1:53/udp", "[fd00:64::1]:53/udp"], (ONE, SIX)),
+        (["10.64.0.1:53/udp"], (ONE,)),
+    ],
+)
+@pytest.mark.parametrize("empty", [0, 1, 2])
+@pytest.mark.parametrize("name", ["redis", "Redis"])
+def test_name_of_several_services_leads_only_where_all_of_them_are(
+    others: list[str], addresses: tuple[Address, ...] | None, name: str, empty: int
+) -> None:
+    """A client of one service never gets to another one, whichever of the pools are empty."""
+    found = names(
+        published("redis", ["10.64.0.1:6379", "[fd00:64::1]:6379"], servers=empty < 1, source="srv:_redis._tcp.orders")
+        | published(name, others, servers=empty < 2, source="srv:_redis._tcp.users")
+    )
+    assert found.addresses == ({"redis.clb": addresses} if addresses else {})
+    reason = "redis.clb is the name of several services at different addresses; give each a name of its own"
+    assert found.left_out == ({} if addresses else {"redis": reason, name: reason})
 
 
 def test_block_is_readable() -> None:

@@ -286,7 +286,7 @@ def test_metrics_show_the_catalog(instance: str, cgroup: Path, tmp_path: Path, a
         assert f'clb_source_stale{{source="{name}"}} 0.0' in lines
     assert 'clb_source_refused{source="consul:web"} 0.0' in lines
     assert 'clb_source_refused{source="consul:web2"} 1.0' in lines
-    assert 'clb_pool_servers{service="web",vip="10.64.0.1:80",protocol="tcp"} 1' in lines
+    assert 'clb_pool_servers{service="web",vip="10.64.0.1:80",protocol="tcp",source="consul:web"} 1' in lines
     assert {one["name"]: one["state"] for one in document["sources"]} == states
 
 

@@ -261,6 +261,10 @@ def test_status_and_metrics_show_checks(cgroup: Path, instance: str, directory: 
             assert float(counts["passed"]) > 0
             assert float(counts["failed"]) >= FALL
             assert re.findall(r'^clb_check_failing{.*real_server="(.+)"} 1$', scrape, re.MULTILINE) == [servers[0].name]
+            kept_out = f'real_server="{servers[0].name}"}} 1'
+            found.wait_for(
+                lambda: re.findall("^clb_kept_out{.*,(.*)", get(port, "/metrics"), re.MULTILINE) == [kept_out], "out"
+            )
         assert real_servers(instance)[servers[0].name]["check_failure"] is None
 
 

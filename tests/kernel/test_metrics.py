@@ -85,9 +85,10 @@ def test_counters_outlive_publications_and_end_with_their_server(instance: str, 
             dial(cgroup, VIP, 80, 60)
             first = values(port)
             counted = [name for name in first if one.name in name or dead in name]
-            assert len(counted) == 14
+            assert len(counted) == 12
             assert first[f"clb_failures_by_cause_total {dead} refused"] == first[f"clb_failures_total {dead}"] == 3
             assert (first[f"clb_ejections_total {dead}"], first[f"clb_ejected {dead}"]) == (1, 1)
+            assert first[f"clb_kept_out {dead}"] == 0
             assert first[f"clb_connects_total {one.name}"] + first[f"clb_connects_total {dead}"] == 60
             assert first["clb_pool_servers"] == 2
 

@@ -30,8 +30,13 @@ zone = "eu-1a"
 name = "parts"
 vip = "10.64.0.2:80"
 from = [{ servers = ["127.0.0.1:1"] }, { servers = ["127.0.0.1:2"], priority = 1 }]
+[[service]]
+name = "down"
+vip = "10.64.0.3:80"
+servers = ["127.0.0.1:1", "127.0.0.1:2"]
+check-interval = "0.3"
 """
-"""A pool of several parts that follows zones: both have a metric of their own."""
+"""A pool of several parts that follows zones, and a server that its checks keep out: each has metrics of its own."""
 
 
 @pytest.fixture
@@ -44,8 +49,9 @@ def scrape(instance: str, cgroup: Path, tmp_path: Path) -> str:
         options = ["--srv", "_web._tcp.example=10.64.0.1:80", "--resolver", knot.address]
         options += ["--real-range", "127.0.0.0/8", "--metrics", f"127.0.0.1:{port}", "--check", "tcp"]
         options += ["--config", str(config)]
-        with sidecar(instance, cgroup, tmp_path, options):
+        with sidecar(instance, cgroup, tmp_path, options) as found:
             run_inside(cgroup, "curl", "--silent", "http://10.64.0.1/")
+            found.wait_for(lambda: "clb_kept_out{" in get(port, "/metrics"), "a check has failed")
             return get(port, "/metrics")
 
 

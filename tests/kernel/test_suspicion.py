@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
@@ -111,10 +112,16 @@ class Probing(NamedTuple):
         """Return the lines of an event in its log."""
         return [line for line in self.sidecar.lines() if line["event"] == event]
 
+    def keeps_out(self) -> dict[str, float]:
+        """Return whether probes or checks keep each real server out; only those that are ejected have it."""
+        return {one.labels["real_server"]: one.value for one in self._samples() if one.name == "clb_kept_out"}
+
     def _value(self, metric: str, **labels: str) -> float:
+        return next(one.value for one in self._samples() if one.name == metric and one.labels == labels)
+
+    def _samples(self) -> list[Sample]:
         families = text_string_to_metric_families(get(self.port, "/metrics"))
-        samples = (sample for family in families for sample in family.samples)
-        return next(one.value for one in samples if one.name == metric and one.labels == labels)
+        return [sample for family in families for sample in family.samples]
 
 
 @contextmanager
@@ -188,6 +195,7 @@ def test_a_server_that_fails_costs_one_connect(instance: str, cgroup: Path, tmp_
             assert 1 <= len(failures) <= THREADS
             assert after_the_first(failures) == []
             assert state(instance, servers[3]) == "ejected"
+            assert found.keeps_out() == {servers[3].name: 1}
             assert len(found.lines("server ejected")) == 1
 
             servers[3].accept()

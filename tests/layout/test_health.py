@@ -62,6 +62,23 @@ def test_who_is_out_gets_no_connect_now(  # noqa: PLR0917 - numbers that are dra
         assert not is_out(server, Steering(decided_at, out_until), now, checked=checked)
 
 
+@pytest.mark.parametrize(
+    ("ejected_until", "steering", "checked", "decides"),
+    [
+        (2_000, SILENT, True, False),
+        (2_000, Steering(500, 1_500), True, False),  # the kernel's word is later
+        (2_000, Steering(600, 1_500), False, True),
+        (2_000, Steering(600, 900), False, True),  # it waits for its probe, which the sidecar has ordered
+        (0, Steering(600, 1_500), False, False),  # nobody looks at the word
+        (0, Steering(600, 1_500), True, True),
+    ],
+)
+def test_whose_word_decides(ejected_until: int, steering: Steering, *, checked: bool, decides: bool) -> None:
+    """It is the sidecar's if that is later, and is looked at."""
+    server = NEW._replace(ejected_until=ejected_until, changed_at=500)
+    assert Words({b"a": steering}, NOW).decide(b"a", server, checked=checked) is decides
+
+
 def test_without_words_the_kernel_decides() -> None:
     """A server of which nothing is said is as the kernel has it."""
     assert NO_WORDS.health(b"a", NEW, checked=True) is Health.ACTIVE

@@ -97,6 +97,17 @@ def test_a_family_without_servers_is_no_problem(opened: Opener, stage: Stage) ->
     assert tab.evaluate("document.querySelectorAll('.empty .none.bad').length") == 2
 
 
+def test_a_service_without_servers_is_not_hidden_by_another_of_its_name(opened: Opener, stage: Stage) -> None:
+    """Services of one name are two on the page, and only the one without real servers has the problem."""
+    stage.show(
+        document([virtual("db", "10.64.0.1", real("10.0.0.1")), virtual("db", "10.64.0.2") | {"source": "srv:db"}])
+    )
+    tab = opened()
+    assert tab.evaluate(_HEALTH) == "▲ 1 service without real servers"
+    assert tab.evaluate(_TITLES) == ["db", "db"]
+    assert tab.evaluate("document.querySelectorAll('.empty .none.bad').length") == 1
+
+
 @pytest.mark.parametrize("by_key", [False, True])
 def test_the_headline_leads_to_the_problem(opened: Opener, *, by_key: bool) -> None:
     """Each part leads to the first service with this problem, with the focus on it, even if the filter hides it."""
@@ -288,13 +299,16 @@ def test_all_that_is_wrong_with_an_instance_is_in_the_headline(opened: Opener, s
     found["datapath"]["other_layouts"] = [2]
     found["datapath"]["overlaps"] = [{"instance": "b", "cgroup": "/", "relation": "same", "vips": vips}]
     found["sidecar"] |= {"config_error": "line 3", "last_sync": None}
+    found["zone"] = {"name": None, "auto": True, "error": "the token lacks agent:read"}
     stage.show(found)
     tab = opened()
     assert tab.evaluate(_HEALTH) == (
         "▲ the programs are not in effect: connects are not balanced: the cgroup is gone; "
         "the programs of another version run first: see status; the last load failed: no such cgroup; "
         "instance b serves the same VIPs: 10.64.0.1:80/tcp, 10.64.0.2:80/tcp, 10.64.0.3:80/tcp and 2 more; "
-        "configuration rejected, the previous one stays in effect: line 3; 1 real server ejected"
+        "configuration rejected, the previous one stays in effect: line 3; "
+        "the zone of this host cannot be read, pools do not follow zones: the token lacks agent:read; "
+        "1 real server ejected"
     )
     assert "no change since start" in tab.evaluate("document.querySelector('#facts').innerText")
     assert "fresh no answer yet" in tab.evaluate("document.querySelector('.source').innerText")

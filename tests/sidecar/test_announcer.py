@@ -287,6 +287,15 @@ def test_members_left_out_are_said_once() -> None:
     assert found[-1]["count"] == 24
 
 
+def test_a_service_without_a_host_name_is_said_once() -> None:
+    """It has a line when it appears, when its reason is another one, and when it is back; the others stay silent."""
+    announcer = Announcer(Clock())
+    with capture_logs() as lines:
+        for found in ({"a": "x"}, {"a": "x", "b": "y"}, {"a": "z", "b": "y"}, {"b": "y"}, {"a": "z"}):
+            announcer.nameless(found)
+    assert [(line["service"], line["reason"]) for line in lines] == [("a", "x"), ("b", "y"), ("a", "z"), ("a", "z")]
+
+
 def test_note_is_said_once() -> None:
     """A note is logged when it appears, and not again if it comes and goes."""
     noted, without = Answer(servers(1), note="it may be incomplete"), Answer(servers(1))

@@ -294,6 +294,21 @@ def test_many_virtual_servers_have_one_line_each() -> None:
     assert rows == [f"tenant-{number:04}" for number in range(58)]
 
 
+def test_of_services_with_one_name_only_that_with_a_problem_has_a_table() -> None:
+    """The last line names it by its source, too, and one that is in order comes after all that are not."""
+    document = many(60, servers=3, wrong=2)
+    for number in (3, 40, 59):
+        document["virtual_servers"][number]["service"] = "db"
+    text = as_text(Status(document, NOW), 80)
+    assert re.findall(r"^(\S+)  10\.64\.0\.(\d+):80/tcp  random", text, re.MULTILINE) == [
+        ("tenant-0058", "58"),
+        ("db", "59"),
+    ]
+    assert "ejected after failed connects: tenant-0058 (1 of 3), db (consul:tenant-0059) (1 of 3)" in " ".join(
+        text.split()
+    )
+
+
 def test_lines_of_many_virtual_servers_have_rates() -> None:
     """`--watch` shows the connects per second of each, and the line still fits 80 columns."""
     before = many(60, servers=3)

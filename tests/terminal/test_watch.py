@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.statuses import status, virtual_server
 from tests.support.terminal import Terminal
 from tests.terminal.test_problems import WRONG, showing, sixty_services
 
@@ -53,6 +54,19 @@ def test_filter_shows_services_by_a_part_of_their_name(tmp_path: Path) -> None:
         terminal.read_until("no virtual server is of a service with 'none' in its name")
         terminal.type(b"\x1b")
         terminal.read_until(r"in its name(.|\n)*wrong  12 problems, in 10 of 60 services")
+        terminal.type(b"q")
+        assert terminal.end() == 0
+
+
+def test_filter_is_text_and_no_pattern(tmp_path: Path) -> None:
+    """Characters with a meaning in patterns stand for themselves."""
+    document = status(virtual_servers=[virtual_server("web[1]", 1), virtual_server("web1", 2)])
+    with showing(document, tmp_path, *OPTIONS) as terminal:
+        terminal.read_until("q quits")
+        terminal.type(b"/web[1]\r")
+        terminal.read_until(r"filter 'web\[1\]'(.|\n)*filter 'web\[1\]'(.|\n)*filter 'web\[1\]'")
+        shown = [line.split()[0] for line in screen(terminal) if "10.64.0." in line]
+        assert shown == ["web[1]"]
         terminal.type(b"q")
         assert terminal.end() == 0
 

@@ -35,11 +35,10 @@ function grouped(status) {
     for (const one of [virtual, ...(virtual.parts ?? [])]) fed.add(one.source);
   }
   for (const source of status.sources) if (!fed.has(source.name)) groupOf(source.name, source.name);
-  const empty = new Set(status.empty_services);
   const unpublished = new Map(status.unpublished.map((one) => [one.source, one.reason]));
   const found = [...groups.values()].map((group) => {
     const reason = [unpublished.get(group.source), group.from.reason].filter(Boolean).join("; ");
-    const isEmpty = empty.has(group.name) && group.virtual.length > 0;
+    const isEmpty = group.virtual.length > 0 && !count(group.virtual, () => true);
     return { ...group, reason, isEmpty, troubles: troublesOf(group, isEmpty, unpublished.has(group.source)) };
   });
   return found.sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));

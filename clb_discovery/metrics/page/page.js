@@ -53,7 +53,7 @@ function showTotals(status, now) {
 }
 
 // The headline has all problems, the worst first. Those of services lead to the first such service.
-function showHealth({ datapath, sidecar, ...status }) {
+function showHealth({ datapath, sidecar, zone, ...status }) {
   const troubles = [];
   const ineffective = `the programs are not in effect: connects are not balanced: ${datapath.reason}`;
   if (!datapath.loaded) troubles.push({ text: "the data plane is not loaded: nothing is balanced" });
@@ -67,6 +67,10 @@ function showHealth({ datapath, sidecar, ...status }) {
   }
   const rejected = `configuration rejected, the previous one stays in effect: ${sidecar.config_error}`;
   if (sidecar.config_error) troubles.push({ text: rejected });
+  if (zone?.error) {
+    const stays = zone.name ? `${zone.name} stays` : "pools do not follow zones";
+    troubles.push({ text: `the zone of this host cannot be read, ${stays}: ${zone.error}` });
+  }
   for (const [kind, [countIn, words]] of Object.entries(KINDS)) {
     const many = countIn(status);
     if (many) troubles.push({ kind, text: words(many) });
