@@ -47,6 +47,7 @@ SELF: Final = "/v1/agent/self"
 """Path of the agent's own settings."""
 INDEX: Final = "X-Consul-Index"
 TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
+AUTHORIZATION: Final = "Authorization"
 ANY_SERVER: Final = ("stale", "")
 """The parameter of a query that any server may answer."""
 CONSISTENTLY: Final = ("consistent", "")
@@ -57,6 +58,8 @@ _KNOWN_LEADER: Final = "X-Consul-KnownLeader"
 _FILTERED: Final = "X-Consul-Results-Filtered-By-ACLs"  # Consul 1.11 and later
 
 _SHOWN: Final = 200
+_SECRET: Final = 16
+"""Bytes of a secret from which on it is hidden in answers that are parsed: a shorter one may be a word in them."""
 RIGHTS: Final = "it needs service:read and node:read; set --consul-token-file or CONSUL_HTTP_TOKEN"
 _AGAIN: Final = "the query is repeated"
 _BAD_FILTER: Final = b"Failed to create boolean expression"  # comes with status 500
@@ -66,6 +69,9 @@ _ADVICE: Final = {
     403: f"the token is rejected: {RIGHTS}",
     429: "are there too many connections from this host? See its limits.http_max_conns_per_client",
 }
+
+_LABELS: Final = {TOKEN: b"<token>", AUTHORIZATION: b"<password>"}
+"""The text that replaces a secret, by the header that has it: a server, or a proxy, may repeat its request."""
 
 _CUT: Final = frozenset({408, 502, 503, 504, 524})
 """Status codes of proxies for a query that took too long."""
@@ -123,7 +129,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         super().__init__()
         self._address = address
         self._tls = tls
-        self._auth = {"Authorization": auth} if auth else {}
+        self._auth = {AUTHORIZATION: auth} if auth else {}
         self._resolver = resolver
         self._margin = margin
         self._session: aiohttp.ClientSession | None = None
@@ -170,7 +176,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             raise SourceError(f"{self._address} filtered the whole answer by ACLs: the token lacks rights; {RIGHTS}")
         # python-consul2 raises a bare KeyError for a missing index; None passes, and `next_index` rejects it.
         response.headers.setdefault(INDEX, None)
-        return self._read(callback, response)
+        return self._read(callback, response, headers)
 
     async def _long_poll(self, path: str, params: Params, headers: Mapping[str, str] | None) -> base.Response | None:
         """Return the answer to a blocking query; `None` if it was held and then cut.
@@ -201,7 +207,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         :raises SourceError: if there is no complete good answer.
         """
         response = await self._request("POST", self.uri(path, params), headers, self._margin, data)
-        return self._read(callback, response)
+        return self._read(callback, response, headers)
 
     def put(self, *_arguments: object, **_options: object) -> Any:  # noqa: ANN401  # python-consul2's signature
         """Not supported: discovery only reads."""
@@ -237,7 +243,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
     async def _request(
         self, method: str, uri: str, headers: Mapping[str, str] | None, limit: float, data: str | None = None
     ) -> base.Response:
-        """Return the complete answer, with status 200.
+        """Return the complete answer, with status 200, without the request's secrets.
 
         :param limit: seconds for the whole exchange.
         :raises SourceError: in all other cases.
@@ -257,12 +263,19 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
                 body = await self._body(answer)
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             kind = BrokenOffError if _is_broken_off(error) else SourceError
-            raise kind(f"{self._address} {_trouble(error, limit)}") from error
+            raise kind(f"{self._address} {_trouble(error, limit, self._secrets(headers))}") from error
+        secrets = self._secrets(headers)
         if answer.status != 200:
-            excerpt = _excerpt(body, (headers or {}).get(TOKEN))
+            excerpt = _excerpt(body, secrets)
             advice = _ADVICE.get(400 if body.startswith(_BAD_FILTER) else answer.status, _AGAIN)
             raise StatusError(f"{self._address} returned {answer.status} {excerpt}; {advice}", answer.status)
-        return base.Response(answer.status, answer.headers.copy(), "", body)
+        long = {secret: label for secret, label in secrets.items() if len(secret) >= _SECRET}
+        return base.Response(answer.status, answer.headers.copy(), "", _hidden(body, long))
+
+    def _secrets(self, headers: Mapping[str, str] | None) -> Mapping[bytes, bytes]:
+        """Return the secrets in the headers of a request, each with the text that replaces it."""
+        sent = {**self._auth, **(headers or {})}
+        return {sent[name].removeprefix("Basic ").encode(): label for name, label in _LABELS.items() if name in sent}
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
@@ -281,18 +294,25 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         number = int(since) if since.isascii() and since.isdigit() and len(since) <= _SHOWN else None
         return number is None or number > MAX_STALE * 1000 or headers.get(_KNOWN_LEADER) == "false"
 
-    def _read(self, callback: Callback, response: base.Response) -> Any:  # noqa: ANN401  # the callback's
+    def _read(self, callback: Callback, response: base.Response, headers: Mapping[str, str] | None) -> Any:  # noqa: ANN401  # the callback's
         try:
             return callback(response._replace(body=response.content.decode()))
         except (ValueError, RecursionError) as error:
-            excerpt = _excerpt(response.content)
+            excerpt = _excerpt(response.content, self._secrets(headers))
             raise SourceError(f"{self._address} returned invalid JSON: {excerpt}; is this Consul?") from error
 
 
-def _excerpt(body: bytes, token: str | None = None) -> str:
-    """Return the start of a body, escaped, without the token: a server may repeat it."""
-    text = body[: 4 * _SHOWN].decode(errors="replace").strip()
-    return repr((text.replace(token, "<token>") if token else text)[:_SHOWN])
+def _excerpt(body: bytes, secrets: Mapping[bytes, bytes]) -> str:
+    """Return the start of a body, escaped, without the secrets."""
+    text = _hidden(body, secrets)[: 4 * _SHOWN].decode(errors="replace").strip()
+    return repr(text[:_SHOWN])
+
+
+def _hidden(text: bytes, secrets: Mapping[bytes, bytes]) -> bytes:
+    """Return a text without the secrets; this comes before it is cut, because a part of a secret is one, too."""
+    for secret, label in secrets.items():
+        text = text.replace(secret, label)
+    return text
 
 
 def _is_before(header: str | None, index: object) -> bool:
@@ -313,13 +333,14 @@ def _is_closed(error: aiohttp.ClientError | OSError) -> bool:
     )
 
 
-def _trouble(error: aiohttp.ClientError | OSError, limit: float) -> str:
+def _trouble(error: aiohttp.ClientError | OSError, limit: float, secrets: Mapping[bytes, bytes]) -> str:
     """Return what went wrong with a connection, and what to check."""
     if isinstance(error, aiohttp.ServerTimeoutError):
         return f"did not accept a connection within {CONNECT_TIMEOUT:g} s; is the agent running, and a firewall open?"
     if isinstance(error, TimeoutError):
         return f"did not answer within {limit:g} s; is the agent overloaded?"
-    cause = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+    text = _hidden(str(error).encode(errors="replace"), secrets).decode()
+    cause = " ".join(text.split())[:_SHOWN] or type(error).__name__
     if isinstance(error, aiohttp.ClientSSLError):
         return f"failed in TLS: {cause}; look at --consul-ca-file (CONSUL_CACERT) and at the agent's certificate"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
