@@ -117,7 +117,8 @@ class Answer:
     """The zones of members, and the weights of those that are out; only of a source that is to look for zones."""
     asked: float = field(default=math.inf, compare=False)
     """When the first of the queries was sent that it was made of, or an earlier time, in seconds of the loop's clock.
-    Infinity for an answer that is true whenever it is heard, such as one from the configuration."""
+    It confirms the removals whose clocks had run then; if it can confirm none, this is 0. Infinity for an answer that
+    is true whenever it is heard, such as one from the configuration."""
 
 
 @dataclass(frozen=True, slots=True)

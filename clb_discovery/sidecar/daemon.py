@@ -260,14 +260,14 @@ class Daemon:
         """Bring the kernel and all files to the desired state."""
         now = asyncio.get_running_loop().time()
         settled = self._readiness.is_settled(now, tried=self._services.is_tried)
-        for source in self._services.due(now):
-            self._watches.hasten(source)
         if self._services.leave():
             self._changed = True
             self._announcer.trouble("services not followed", self._services.too_many)
         if settled and not self._changed and not publisher.failed:
             self._changed = not self._services.is_published
         self._watches.adjust(self._services.sources)
+        for source in self._services.due(now):  # of those that are followed, also after a reload
+            self._watches.hasten(source)
         if self._changed or self._pending or now >= publisher.next_try:
             await self._sync(publisher)
         if await publisher.keep_up():

@@ -7,6 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +18,11 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import SourceError
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.answer import Answer
+from clb_discovery.model.answer import Answer, Listing, OptIn
 from clb_discovery.model.servers import Endpoint, RealServer
-from clb_discovery.model.service import RemovalPolicy
+from clb_discovery.model.service import CATALOG, RemovalPolicy
 from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.sources.base import Source
 from tests.support.clients import connecting, serving
 from tests.support.dataplane import dial, refusal
 from tests.support.fake_source import Told
@@ -71,9 +74,10 @@ async def seconds_until(instance: str, servers: Iterable[RealServer]) -> float:
     return time.monotonic() - began
 
 
-async def state(instance: str) -> str:
+async def state(instance: str, source: str = Told.name) -> str:
     """Return the source's state as status reports it."""
-    return str((await asyncio.to_thread(status, instance))["sources"][0]["state"])
+    sources = (await asyncio.to_thread(status, instance))["sources"]
+    return next(str(one["state"]) for one in sources if one["name"] == source)
 
 
 @pytest.mark.parametrize("count", [1, 10])
@@ -211,6 +215,56 @@ async def test_hold_goes_on_over_a_reload(instance: str, cgroup: Path) -> None:
             os.kill(os.getpid(), signal.SIGHUP)
         await seconds_until(instance, ())
         assert HOLD <= time.monotonic() - began < HOLD + SOON
+
+
+class Catalog(Told):
+    """A catalog with one service, which goes on after a reload."""
+
+    name = CATALOG
+
+    def __init__(self, *outcomes: Answer) -> None:
+        super().__init__()
+        self.web = Hastened(*outcomes)
+
+    async def next(self) -> Listing:  # type: ignore[override]  # a catalog answers with names
+        """Return the list, once for each start."""
+        await asyncio.sleep(0.1)
+        return Listing(frozenset({"web"}))
+
+    def service(self, _name: str) -> Source:
+        """Return the source of the service."""
+        return self.web
+
+
+class Hastened(Told):
+    """A source whose answers come from any server, until it is hastened."""
+
+    asked = 0.0
+
+    async def next(self) -> Answer:
+        """Return the next answer."""
+        return replace(await super().next(), asked=self.asked)
+
+    def hasten(self) -> None:
+        """Repeat the last answer."""
+        self.asked = asyncio.get_running_loop().time()
+        super().hasten()
+
+
+async def test_hold_of_a_catalog_ends_after_a_reload(instance: str, cgroup: Path) -> None:
+    """Its time is over while the configuration is read again: the service that is followed again is queried."""
+    servers = members(80, 3)
+    opt_in = OptIn((parse_vip(f"{VIP}:80"),))
+    catalog = Catalog(Answer(servers, opt_in))
+    policy, reading = RemovalPolicy(hold=1), partial(time.sleep, 2)
+    async with running_daemon(instance, cgroup, catalog, policy, vips=(), rereading=reading):
+        await seconds_until(instance, servers)
+        catalog.web.tell(Answer((), opt_in))
+        await asyncio.sleep(0.2)
+        assert await state(instance, "consul:web") == "held"
+        os.kill(os.getpid(), signal.SIGHUP)
+        await seconds_until(instance, ())
+        assert catalog.web.hastens == 1
 
 
 def _as_it_is(_: str) -> None:

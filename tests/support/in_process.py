@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Final
@@ -40,21 +40,30 @@ async def running_daemon(
     state_dir: Path | None = None,
     *,
     vips: Sequence[str] = (f"{VIP}:80",),
+    rereading: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run the daemon in this process, with one source of the test; end it with SIGTERM.
 
-    Real servers may be in 10.0.0.0/8, and on the loopback.
+    Real servers may be in 10.0.0.0/8, and on the loopback; VIPs of a catalog in 10.64.0.0/16.
+
+    :param rereading: called, in a thread, when SIGHUP has the configuration read again.
     """
     service = Service("fake", source.name, tuple(map(parse_vip, vips)), policy=policy)
     options = Options(
         instance=instance,
         cgroup=str(cgroup),
         real_range=tuple(map(parse_network, ("10.0.0.0/8", "127.0.0.0/8", "::1/128"))),
+        vip_range=(parse_network("10.64.0.0/16"),),
         loader=loader_of_tests(),
         state_dir=state_dir,
     )
     settings = Settings(options, [service], lambda: nullcontext({source.name: source}))
-    task = asyncio.create_task(Daemon(settings, lambda: settings).run())
+
+    def reread() -> Settings:
+        rereading()
+        return settings
+
+    task = asyncio.create_task(Daemon(settings, reread).run())
     try:
         yield task
     finally:

@@ -141,9 +141,7 @@ class ConsulServer:
         """The full address."""
         return self._address.url
 
-    async def read(
-        self, service: Key, index: int, *, answered: bool, confirm: bool = False
-    ) -> tuple[int, Reading, float]:
+    async def read(self, service: Key, index: int, *, confirm: bool = False) -> tuple[int, Reading, float]:
         """Query the instances of a service.
 
         At most `DIRECT` services have a blocking query each. The others are queried when the catalog has changed, often
@@ -151,14 +149,12 @@ class ConsulServer:
 
         :param index: the index that the last `read` returned, to wait for a newer one; with `FIRST` Consul responds at
             once.
-        :param answered: whether there was an answer before. `FIRST` after an answer means that something failed,
-            perhaps because of a restart.
         :param confirm: query the current state at once, not the state that some server had a while ago.
         :return: the index of the next query, the parsed answer, and the CPU seconds that parsing took.
         :raises SourceError: if there is no complete answer.
         """
         if index == FIRST or confirm:
-            return await self._query_now(service, after_failure=answered or confirm)
+            return await self._query_now(service, confirm=confirm)
         if not self._direct.locked():
             async with self._direct:
                 _log.debug("waiting for a change by a blocking query", service=service[0], index=index, wait=self._wait)
@@ -171,11 +167,11 @@ class ConsulServer:
         await self._catalog.changed(service, time.monotonic() + REFRESH)
         return await self._query_now(service)
 
-    async def _query_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Reading, float]:
+    async def _query_now(self, service: Key, *, confirm: bool = False) -> tuple[int, Reading, float]:
         async with self._at_once:
             # Other servers may lag behind the one that reported the change, or have just started; the leader does not.
-            mode = CONSISTENT if after_failure else LEADER if self._direct.locked() else STALE
-            _log.debug("querying without waiting", service=service[0], mode=_MODES[mode], after_failure=after_failure)
+            mode = CONSISTENT if confirm else LEADER if self._direct.locked() else STALE
+            _log.debug("querying without waiting", service=service[0], mode=_MODES[mode], after_failure=confirm)
             self._catalog.note_query(service, leader=mode is not STALE)
             try:
                 return await self._query(service, FIRST, mode)

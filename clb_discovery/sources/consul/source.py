@@ -58,10 +58,13 @@ class _Hastened(Generic[_Result]):
         self._running: asyncio.Task[_Result] | None = None
         self._waits = False
         """Whether the current query waits for a change."""
+        self._confirms = False
+        """Whether the current query asks the leader for its confirmed state."""
         self._sent = 0.0
         """When the current query was sent, or the last one."""
         self._asked = 0.0
-        """When the last query that was answered was sent."""
+        """When the last such query that was answered was sent; 0 before. A later answer of any server is at least as
+        new as its answer, because one with a lower index is not used."""
         self._since = 0.0
         """When it was hastened: answers to earlier queries confirm nothing."""
 
@@ -69,6 +72,11 @@ class _Hastened(Generic[_Result]):
     def name(self) -> str:
         """Name in status, logs and metrics."""
         raise NotImplementedError
+
+    @property
+    def _confirms_afresh(self) -> bool:
+        """Whether a query without an index, such as the one after a failure, goes to the leader."""
+        return False
 
     def hasten(self) -> None:
         """Query Consul's leader at once, or after a query that is under way and does not wait."""
@@ -99,14 +107,15 @@ class _Hastened(Generic[_Result]):
             return None
         ended, self._running = self._running, None
         result = ended.result()
-        self._asked = self._sent
+        if self._confirms:
+            self._asked = self._sent
         return result
 
     async def _start(self, until: float = 0.0) -> tuple[int, bool]:
         """Keep to the rate limit, and start a query.
 
         :param until: when it may start in any case.
-        :return: the index to send, and whether to query the leader because the source was hastened.
+        :return: the index to send, and whether to ask the leader for its confirmed state.
         """
         now = time.monotonic()
         self._bucket, pause = self._bucket.take(now)
@@ -117,9 +126,9 @@ class _Hastened(Generic[_Result]):
         self._sent = time.monotonic()
         # If this query is interrupted, the next one must not block.
         index, self._index = self._index, FIRST
-        confirm = self._asked < self._since
-        self._waits = index != FIRST and not confirm
-        return index, confirm
+        self._confirms = self._asked < self._since or (index == FIRST and self._confirms_afresh)
+        self._waits = index != FIRST and not self._confirms
+        return index, self._confirms
 
     async def _end(self) -> None:
         """Cancel the current query."""
@@ -216,6 +225,7 @@ class ConsulSource(_Hastened[Reading]):
         self._names = Watched(server.names, self.name, self._wakeup.set)
         server.attach(self)
         self._answered = False
+        """Whether there was an answer before: a query without an index then follows a failure, perhaps a restart."""
         self._rested = 0.0
         """When the next query may start."""
         self._reading: Reading | None = None
@@ -258,6 +268,10 @@ class ConsulSource(_Hastened[Reading]):
             return f"{self._server} has no service {name!r}; {hint}"
         selects = selection.tags or selection.filter
         return f"no instance of {name!r} fits the tags and the filter" if selects else None
+
+    @property
+    def _confirms_afresh(self) -> bool:
+        return self._answered
 
     async def end(self) -> None:
         """Cancel the query and the look-ups; the next call of `next` starts them again."""
@@ -341,9 +355,7 @@ class ConsulSource(_Hastened[Reading]):
 
     async def _query(self) -> Reading:
         index, confirm = await self._start(self._rested)
-        self._index, reading, took = await self._server.read(
-            self._service, index, answered=self._answered, confirm=confirm
-        )
+        self._index, reading, took = await self._server.read(self._service, index, confirm=confirm)
         self._rested = time.monotonic() + min(REST * took, LONGEST_REST)
         self._answered = True
         # Instances that nothing can use must not hide that the service has left the catalog.
