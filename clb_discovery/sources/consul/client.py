@@ -32,7 +32,6 @@ from clb_discovery.sources.consul.transport import (
 )
 
 _CANNOT_TELL: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old for this endpoint
-_DEFAULT_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
 _NOT_PASSING: Final = 'Status != "passing"'
 _NODES_RIGHT: Final = {"Resource": "node", "Segment": "", "Access": "read"}
 _OPTS_IN: Final = f'"{META_VIP}" in Service.Meta and Service.Kind == ""'
@@ -199,15 +198,16 @@ class Client:
     async def _check_rights(self, *wanted: Mapping[str, str]) -> None:
         """Make sure that an empty list means "none", and not "none that this token may see".
 
-        Without rights Consul returns an empty list with status 200; only since 1.11 a header reports it. The endpoint
-        that its web interface uses (since 1.7) returns the rights of the token itself.
+        Without rights Consul returns an empty list with status 200. Since 1.11 a header reports it, but not for the
+        anonymous token, and no header tells that this Consul would report it. The endpoint that its web interface uses
+        (since 1.7) returns the rights of the token itself.
 
         :param wanted: the rights that are needed.
         :raises SourceError: if the token lacks one of them.
         """
         try:
-            denied = await self._transport.post(
-                _denied,
+            granted = await self._transport.post(
+                _granted,
                 "/v1/internal/acl/authorize",
                 params=[*_given([("dc", self._datacenter)]), *self._scope] or None,
                 data=json.dumps(wanted),
@@ -217,6 +217,7 @@ class Client:
             if error.status in _CANNOT_TELL:
                 return
             raise
+        denied = [right["Resource"] for right in wanted if right["Resource"] not in granted]
         if denied:
             raise SourceError(
                 f"{self._transport} returned an empty list, but the token may not read every {' and '.join(denied)}"
@@ -271,16 +272,12 @@ def _seconds(wait: float) -> str:
     return f"{wait:g}s"
 
 
-def _denied(response: base.Response) -> list[str]:
-    """Return the kinds of resources that the token may not read."""
+def _granted(response: base.Response) -> set[str]:
+    """Return the kinds of resources that the token may read."""
     grants = json.loads(response.body)
     if not isinstance(grants, list) or not all(isinstance(grant, dict) for grant in grants):
         raise ValueError("no list of objects")
-    # A token for some nodes cannot read all nodes, and need not: a newer Consul reports when it filtered.
-    kinds = {"service"} if _DEFAULT_POLICY in response.headers else {"service", "node"}
-    return [
-        str(grant["Resource"]) for grant in grants if grant.get("Resource") in kinds and grant.get("Allow") is not True
-    ]
+    return {str(grant.get("Resource")) for grant in grants if grant.get("Allow") is True}
 
 
 @contextlib.contextmanager

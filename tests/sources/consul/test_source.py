@@ -217,6 +217,7 @@ def grant(resource: str, *, allow: bool) -> dict[str, object]:
 
 
 NEW = {"X-Consul-Default-ACL-Policy": "deny"}
+"""Of Consul 1.9 and later: it does not show whether this Consul reports what it has filtered."""
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,10 @@ NEW = {"X-Consul-Default-ACL-Policy": "deny"}
         (Reply([grant("service", allow=False), grant("node", allow=True)]), "every service that"),
         (Reply([grant("service", allow=True), grant("node", allow=False)]), "every node that"),
         (Reply([grant("service", allow=False), grant("node", allow=False)]), "every service and node that"),
-        (Reply([grant("service", allow=False), grant("node", allow=False)], headers=NEW), "every service that"),
+        (Reply([grant("service", allow=False), grant("node", allow=True)], headers=NEW), "every service that"),
+        (Reply([grant("service", allow=True), grant("node", allow=False)], headers=NEW), "every node that"),
+        (Reply([grant("service", allow=True)]), "every node that"),
+        (Reply([grant("service", allow=True), {"Resource": ["node"], "Allow": True}]), "every node that"),
         (Reply(status=500, body=b"No cluster leader"), "returned 500"),
         (Reply(body=b"7"), "invalid JSON"),
     ],
@@ -241,9 +245,9 @@ async def test_an_empty_list_without_rights_is_an_error(grants: Reply, complaint
 
 @pytest.mark.parametrize("headers", [{}, NEW])
 async def test_an_empty_list_with_rights_is_an_answer(headers: Mapping[str, str]) -> None:
-    """If the token may read the service an empty list is true; a newer Consul reports itself when it hid nodes."""
+    """If the token may read the service and all nodes, an empty list is true."""
     async with FakeConsul(Reply(entries=[])) as fake:
-        fake.grants = Reply([grant("service", allow=True), grant("node", allow=bool(not headers))], headers=headers)
+        fake.grants = Reply([grant("service", allow=True), grant("node", allow=True)], headers=headers)
         server = ConsulServer(fake.url, token=TOKEN)
         assert (await ConsulSource(server, "redis").next()).servers == ()
         await server.close()
