@@ -161,9 +161,10 @@ class _Queries:
         """
         self._options = options
         self._services = services
-        self.vips = vip_addresses(services)
-        """The addresses of all VIPs."""
-        self._before = installed_servers(installed, [*services, *catalog.claimed(following.values())])
+        claiming = catalog.claimed(following.values())
+        self.vips = vip_addresses([*services, *claiming])
+        """The addresses of all VIPs, of a catalog those that are installed."""
+        self._before = installed_servers(installed, [*services, *claiming])
         self.following = {source: self._seeded(one) for source, one in following.items()}
         self.outcomes: dict[str, Outcome] = {}
         self.failed: dict[str, SourceError] = {}

@@ -306,7 +306,7 @@ class Daemon:
             )
             self._self_report.place(found.zones)
             self._pending = bool(found.pending)
-            services.apply(known, found.pending, found.vips)
+            services.apply(known, found.pending, found.vips, found.addresses)
             for before, now, _ in services.refuse(found.refused, found.rejected, found.unpublished, found.remarks):
                 self._announcer.refused(now.service.name, before.refused, now.refused)
             if complete and not found.pending:

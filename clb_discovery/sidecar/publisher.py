@@ -25,6 +25,7 @@ from clb_discovery.errors import ClbError, RemovedError
 from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
+from clb_discovery.model.address import Address
 from clb_discovery.model.answer import Claim, Refusal
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Endpoint, Pools, Protocol, Unpublished, Vip
@@ -53,6 +54,8 @@ class Published(NamedTuple):
     """Registrations of services of a catalog, by source."""
     vips: Mapping[str, Sequence[Vip]]
     """The VIPs of these services."""
+    addresses: frozenset[Address]
+    """Those of all virtual servers."""
     rejected: Mapping[str, Sequence[Refusal]]
     """Real servers of all services, by source."""
     unpublished: Sequence[Unpublished]
@@ -172,7 +175,10 @@ class Publisher:
         self._announcer.unpublished(unpublished)
         desired, refused = found.desired, found.resolved.refused
         vips = {one.source: one.vips for one in found.resolved.services if one.source in refused} if refused else {}
-        return Published(refused, vips, desired.rejected, unpublished, desired.remarks, desired.zones, found.pending())
+        addresses, pending = desired.basis.vips, found.pending()
+        return Published(
+            refused, vips, addresses, desired.rejected, unpublished, desired.remarks, desired.zones, pending
+        )
 
     async def _round(self, wanted: Wanted) -> Publication:
         """Publish a bounded number of changes."""

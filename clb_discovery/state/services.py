@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.layout.installed import Installed, installed_servers
-from clb_discovery.model.address import Network
+from clb_discovery.model.address import Address, Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Pools, RealServer, Unpublished, Vip, pools
@@ -65,6 +65,8 @@ class ServiceTable:
         self._max_services = max_services
         self._real_ranges = real_ranges
         self._vips = vip_addresses(services)
+        """The addresses of all virtual servers, which are no real servers: of a catalog those that were published. What
+        a service claims beyond these may be refused, and the address may be that of a real server of another."""
         self._states: dict[str, ServiceState] = {}
         self._sets: dict[str, LastGood] = {}
         """The set of each state of which anything is known, without the time of the answer: the same object for as long
@@ -208,7 +210,7 @@ class ServiceTable:
         """Go on with these services, and keep the state of those that stay; return the sources that are new."""
         before, sets = self._states, self._sets
         self._services, self._max_services, self._real_ranges = services, max_services, real_ranges
-        self._vips = vip_addresses(services)
+        self._vips |= vip_addresses(services)
         kept = {
             new.source: before[new.source].reconfigured(new.service, new.place) if new.source in before else new
             for new in initial_states(services)
@@ -234,7 +236,9 @@ class ServiceTable:
         for state in found.values():
             self._put(state)
         self._held = {source: last.opt_in.vips for source, last in stored.items() if source in found and last.opt_in}
-        servers = installed_servers(installed, [*self._services, *catalog.claimed(found.values())])
+        claiming = catalog.claimed(found.values())
+        self._vips |= vip_addresses(claiming)
+        servers = installed_servers(installed, [*self._services, *claiming])
         self._replacing = {service.source for service in self._composed if _is_of_others(service, installed)}
         if found:
             servers[CATALOG] = Pools()
@@ -359,13 +363,17 @@ class ServiceTable:
         known: Mapping[str, LastGood],
         pending: Collection[str],
         vips: Mapping[str, Iterable[Vip]] = MappingProxyType({}),
+        addresses: frozenset[Address] | None = None,
     ) -> None:
         """Note the sets that were published.
 
         :param known: that of the moment when the publication began.
         :param pending: names of pools of which a part is not published yet; for their sources the previous set counts.
         :param vips: those of services of a catalog that have not got all that they claim, by source.
+        :param addresses: those of all virtual servers; None for the same as before.
         """
+        if addresses is not None:
+            self._vips = addresses
         if vips:
             refused = {source: catalog.granted(known[source], own) for source, own in vips.items() if source in known}
             known = {**known, **refused}

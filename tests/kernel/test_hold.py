@@ -267,6 +267,18 @@ async def test_hold_of_a_catalog_ends_after_a_reload(instance: str, cgroup: Path
         assert catalog.web.hastens == 1
 
 
+async def test_instance_of_a_catalog_that_registers_its_vip_leaves_none(instance: str, cgroup: Path) -> None:
+    """The VIP that it has got is no real server, so the one that it had stays."""
+    (server,), opt_in = members(80, 1), OptIn((parse_vip(f"{VIP}:80"),))
+    catalog = Catalog(replace(named((server,)), opt_in=opt_in))
+    async with running_daemon(instance, cgroup, catalog, FOR_LONG, vips=()):
+        await seconds_until(instance, [server])
+        catalog.web.tell(replace(named((server._replace(address=parse_address(VIP)),)), opt_in=opt_in))
+        await asyncio.sleep(SOON)
+        assert kernel_pool(instance) == {*ends([server])}
+        assert await state(instance, "consul:web") == "held"
+
+
 def _as_it_is(_: str) -> None:
     """Leave the kernel's pools as they are."""
 

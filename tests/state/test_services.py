@@ -10,7 +10,7 @@ from typing import Final
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refusal
-from clb_discovery.model.servers import Pools, Protocol, RealServer, Unread, pools
+from clb_discovery.model.servers import Pools, Protocol, RealServer, Unread, Vip, pools
 from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.model.zones import Places, ZoneRule
@@ -472,3 +472,50 @@ def test_a_start_takes_zones_and_weights_from_the_disk() -> None:
     plain = knowledge("consul:web")
     plain.seed(["consul:web"], {"consul:web": scaled}, {"consul:web": LastGood(pools(SERVERS[:2]))})
     assert plain.known["consul:web"].servers == scaled
+
+
+AT_VIP: Final = RealServer(0, OPT_IN.vips[0].address, 80, 1)
+
+
+def registered(*servers: RealServer) -> Answer:
+    """Return an answer in which these are the places of one instance each, `n/0` and so on."""
+    identities = {one.endpoint: f"n/{number}" for number, one in enumerate(servers)}
+    return Answer(servers, OPT_IN, identities=identities)
+
+
+def published(found: ServiceTable) -> None:
+    """Note a publication in which all services of the catalog have got what they claim."""
+    found.apply(found.known, (), addresses=frozenset(vip.address for one in found.claims for vip in one.opt_in.vips))
+
+
+def test_instance_that_registers_a_vip_replaces_none() -> None:
+    """The VIP of any service is no real server, whether it was published by this sidecar or before its start."""
+    running = of_catalog("a", "b")
+    running.hear("consul:a", registered(SERVERS[0]), 1, AT)
+    running.hear("consul:b", Answer(SERVERS, OptIn((parse_vip("10.64.0.8:80"),))), 1, AT)
+    published(running)
+    started = ServiceTable([Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=30))])
+    started.recall([CATALOG], Installed(), decode(encode(running.last_good)).sets)
+    reloaded = of_catalog("a", "b")
+    reloaded.hear("consul:a", registered(SERVERS[0]), 1, AT)
+    published(reloaded)
+    reloaded.adopt([Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=30))])
+    for found in (running, started, reloaded):
+        change = found.hear("consul:a", registered(AT_VIP), 2, AT)
+        assert change
+        assert set(change.now.guarded.good.ipv4) == {SERVERS[0], AT_VIP}
+        assert change.now.held
+    other = running.hear("consul:b", Answer((AT_VIP,), OptIn((parse_vip("10.64.0.8:80"),))), 2, AT)
+    assert other
+    assert other.now.guarded.withheld == (3, 4)
+
+
+def test_claim_that_is_not_published_concerns_no_other_service() -> None:
+    """A service that claims the addresses of real servers does not end the holds of their removals."""
+    found = of_catalog("a", "b")
+    found.hear("consul:b", Answer(SERVERS, OptIn((parse_vip("10.64.0.8:80"),))), 1, AT)
+    found.hear("consul:a", Answer((), OptIn(tuple(Vip(one.address, 80, Protocol.TCP) for one in SERVERS))), 1, AT)
+    found.apply(found.known, (), {"consul:a": ()}, frozenset({parse_address("10.64.0.8")}))
+    change = found.hear("consul:b", Answer((), OptIn((parse_vip("10.64.0.8:80"),))), 2, AT)
+    assert change
+    assert change.now.guarded.withheld == (3, 3)
