@@ -54,6 +54,10 @@ class Families(NamedTuple):
     ipv4: bool
     ipv6: bool
 
+    def __or__(self, other: Families) -> Families:
+        """Return the families of which either fact is true."""
+        return Families(self.ipv4 or other.ipv4, self.ipv6 or other.ipv6)
+
 
 NO_SPARE: Final = Families(ipv4=False, ipv6=False)
 _BOTH: Final = Families(ipv4=True, ipv6=True)
@@ -175,8 +179,8 @@ def admit(  # noqa: PLR0913 - all that the state after an answer depends on
     :param now: when the answer arrived. It confirms the removals whose clocks had run when it was asked for.
     :param is_usable: tells which endpoints may be real servers. Others are passed on, so that `desired` rejects them,
         and count as neither present nor absent: they cannot serve a connect.
-    :param spare: returns the families in which another part of the pool can serve, so that no removal is held. It is
-        called only if the answer lacks a member.
+    :param spare: returns the families in which another part of the pool can serve, or no pool is needed, so that no
+        removal is held. It is called only if the answer lacks a member.
     """
     named = pools(answer.servers)
     families = (state.ipv4, named.ipv4), (state.ipv6, named.ipv6)

@@ -10,7 +10,7 @@ from itertools import compress
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from clb_discovery.model.address import Address, Network
+from clb_discovery.model.address import Address, Network, is_ipv4
 from clb_discovery.model.answer import (
     MAX_VIPS,
     Answer,
@@ -400,7 +400,8 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
         leaving = answer.opt_in is None
         answer = Answer((), asked=answer.asked) if leaving else answer
     before = guard.renamed(state.guarded, answer.servers) if state.numbered else state.guarded
-    guarded = guard.admit(before, answer, state.policy, now, is_usable, spare=spare)
+    unused = _without_vip(state, opt_in)
+    guarded = guard.admit(before, answer, state.policy, now, is_usable, spare=lambda: spare() | unused)
     since, absent_since = _first_clock(guarded, unclaimed), state.absent_since
     if since is None:
         absent_since = None
@@ -417,6 +418,15 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
         "places": _places(state.places, answer, guarded),
         "numbered": state.numbered and not answer.servers,
     }
+
+
+def _without_vip(state: ServiceState, opt_in: OptIn | None) -> Families:
+    """Return the families in which a service has no VIP: there is no pool to guard, so no removal is held."""
+    vips = [*state.service.vips, *(opt_in.vips if opt_in else ())]
+    if not vips or state.refused or (opt_in and opt_in.automatic):  # it may have others than those that it claims
+        return NO_SPARE
+    families = {is_ipv4(vip.address) for vip in vips}
+    return Families(ipv4=True not in families, ipv6=False not in families)
 
 
 def _first_clock(guarded: Guarded, unclaimed: Mapping[Claimed, float]) -> float | None:

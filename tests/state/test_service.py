@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import MAX_VIPS, Answer, Failure, Listing, OptIn, Outcome, Refusal
-from clb_discovery.model.servers import Protocol, RealServer, Unread, pools
+from clb_discovery.model.servers import Protocol, RealServer, Unread, Vip, pools
 from clb_discovery.model.service import RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.state.service import STATES, ServiceState
@@ -165,6 +165,35 @@ def test_source_is_due_once() -> None:
     one = heard(one, Answer(SERVERS[:1]), 33)
     one = heard(one, Answer(()), 34)
     assert one.deadline == 64
+
+
+IPV4, IPV6, REFUSED = parse_vip("10.64.0.1:80"), parse_vip("[fd00:64::1]:80"), Refusal("VIP", "is of another service")
+IPV6_SERVER: Final = RealServer(0, parse_address("fd00::1"), 80, 1)
+
+
+@pytest.mark.parametrize(
+    ("vips", "opt_in", "refused", "is_held"),
+    [
+        ((IPV4,), None, (), False),
+        ((IPV4, IPV6), None, (), True),
+        ((), OptIn((IPV4,)), (), False),
+        ((), OptIn((IPV4, IPV6)), (), True),
+        ((), OptIn((IPV4,), (Protocol.TCP,)), (), True),
+        ((), OptIn((IPV4,)), (REFUSED,), True),
+        ((), OptIn(), (), True),
+    ],
+)
+def test_no_removal_is_held_where_there_is_no_vip(
+    vips: tuple[Vip, ...], opt_in: OptIn | None, refused: tuple[Refusal, ...], *, is_held: bool
+) -> None:
+    """A family without a VIP has no pool that could lack a server; one that may have a VIP is guarded."""
+    service = Service("web", "consul:web", vips, policy=RemovalPolicy(hold=30))
+    one = ServiceState(service, from_catalog=opt_in is not None)
+    one = heard(one, Answer((*SERVERS, IPV6_SERVER), opt_in), 0)._replace(refused=refused)
+    gone = heard(one, Answer(SERVERS, opt_in), 1)
+    assert (gone.held, gone.deadline) == ((True, 31) if is_held else (False, None))
+    assert (IPV6_SERVER in gone.guarded.good.ipv6) == is_held
+    assert heard(one, Answer((IPV6_SERVER,), opt_in), 1).guarded.withheld == (3, 3)
 
 
 def test_members_left_out_and_notes_are_reasons() -> None:
