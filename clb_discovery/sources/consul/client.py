@@ -42,10 +42,9 @@ Mode = tuple[tuple[str, str], ...]
 """Consistency mode: which servers may answer, as a query parameter."""
 STALE: Final[Mode] = (ANY_SERVER,)
 """Any server may answer, however old its state is."""
-LEADER: Final[Mode] = ()
-"""The leader answers: its state is at least as new as that of any other server."""
 CONSISTENT: Final[Mode] = (CONSISTENTLY,)
-"""The leader answers once a quorum has confirmed it and it has applied its log; with `LEADER` it may answer before."""
+"""The leader answers, once a quorum has confirmed it and it has applied its log: its state is at least as new as that
+of any other server. Without this parameter it may answer before, when it was just elected."""
 
 Indexed = tuple[str | None, object]
 """The index header (`None`: missing) and the decoded JSON."""
@@ -155,16 +154,15 @@ class Client:
         found: Indexed = await self._catalog[mode].catalog.services(index=index, wait=_seconds(wait))
         return found
 
-    async def summaries(self, mode: Mode = LEADER) -> object:
+    async def summaries(self) -> object:
         """Query all services with an instance whose meta opts in; return decoded JSON.
 
         No documented endpoint returns the meta of all services. Consul's web interface uses this one; the servers
-        evaluate its filter.
+        evaluate its filter. The leader answers, because another server may be behind a change that was reported.
 
-        :param mode: which servers may answer.
         :raises SourceError: if there is no complete answer.
         """
-        wanted = [*_given([("dc", self._datacenter)]), *self._scope, ("filter", _OPTS_IN), *mode]
+        wanted = [*_given([("dc", self._datacenter)]), *self._scope, ("filter", _OPTS_IN), *CONSISTENT]
         found = await self._transport.get(
             lambda response: json.loads(response.body), SUMMARIES, wanted, self._headers()
         )

@@ -22,7 +22,7 @@ from clb_discovery.sources.consul.answer import (
 )
 from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT
 from clb_discovery.sources.consul.change_watch import ChangeWatch, Key
-from clb_discovery.sources.consul.client import CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope
+from clb_discovery.sources.consul.client import CONSISTENT, OWN, STALE, Client, Mode, Scope
 from clb_discovery.sources.consul.names import Names
 from clb_discovery.sources.consul.secret_files import SecretFile
 from clb_discovery.sources.consul.transport import RIGHTS, SERVICE, SERVICES, StatusError, Tls, Transport
@@ -62,7 +62,7 @@ The names in the catalog are queried again after the same time.
 AFTER_FAILURE: Final = 0.1
 """Seconds for which a failed query keeps its place among the `AT_ONCE`."""
 
-_MODES: Final = {STALE: "stale", LEADER: "default", CONSISTENT: "consistent"}
+_MODES: Final = {STALE: "stale", CONSISTENT: "consistent"}
 """Consul's names of the consistency modes."""
 
 _FORBIDDEN: Final = 403
@@ -169,8 +169,9 @@ class ConsulServer:
 
     async def _query_now(self, service: Key, *, confirm: bool = False) -> tuple[int, Reading, float]:
         async with self._at_once:
-            # Other servers may lag behind the one that reported the change, or have just started; the leader does not.
-            mode = CONSISTENT if confirm else LEADER if self._direct.locked() else STALE
+            # Other servers may lag behind the one that reported the change, or have just started; so may the leader
+            # itself if it was just elected.
+            mode = CONSISTENT if confirm or self._direct.locked() else STALE
             _log.debug("querying without waiting", service=service[0], mode=_MODES[mode], after_failure=confirm)
             self._catalog.note_query(service, leader=mode is not STALE)
             try:
@@ -209,7 +210,7 @@ class ConsulServer:
             _log.debug("the list of services has not changed; their meta is not queried")
             return following, None
         async with self._at_once:
-            summaries = await self._client.summaries(CONSISTENT if confirm else LEADER)
+            summaries = await self._client.summaries()
         try:
             names = parse_names(services) | parse_summaries(summaries)
         except SourceError as error:

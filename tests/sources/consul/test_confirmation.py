@@ -131,7 +131,8 @@ async def test_the_leader_confirms_a_removal_at_once(limits: Limits, *, reloads:
         fake.leader, fake.other, before = Reply([], index="9"), Reply([], index="9"), len(fake.asked)
         states = [await followed.hear() for _ in range(2 if reloads else 1)]
         assert [(state.held, len(state.guarded.good.ipv4)) for state in states][-1] == (False, 0)
-        assert ["consistent" in query for query in fake.queries[before:]] == ([False, True] if reloads else [True])
+        assert len(fake.asked) == before + len(states)
+        assert "consistent" in fake.queries[-1]
         await followed.close()
 
 

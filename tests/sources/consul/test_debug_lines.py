@@ -175,7 +175,7 @@ async def test_services_beyond_the_direct_ones_log_their_wait(monkeypatch: pytes
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(source.next(), 1.0)
         await server.close()
-    assert [line["mode"] for line in lines_of(logs, "querying without waiting")] == ["default"] * 2
+    assert [line["mode"] for line in lines_of(logs, "querying without waiting")] == ["consistent"] * 2
     assert lines_of(logs, "waiting for a change of the whole catalog: too many services") == [
         {"service": "redis", "direct": 0}
     ]
