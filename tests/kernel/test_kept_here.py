@@ -1,0 +1,116 @@
+"""Connects whose SYN stays on this host, because a neighbour does not answer: it is the server, so that counts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Final, NamedTuple
+
+import pytest
+
+from clb_discovery.documents.causes import Cause
+from clb_discovery.documents.trace import Kind
+from clb_discovery.layout.elements import Server
+from clb_discovery.model.servers import PassiveHealth
+from tests.kernel.test_endings import (
+    FOR_GOOD,
+    IMPATIENT,
+    TELLS_ICMP,
+    TIMES,
+    assert_failure,
+    assert_no_failure,
+    has_left_syn_sent,
+)
+from tests.support.heard import heard
+from tests.support.moody import moody_servers
+from tests.support.plane import Plane, default_plane, real, virtual_server
+from tests.support.process import wait_until
+from tests.support.transparency import PORT, SIDES, Side
+from tests.support.tun import open_tun
+
+HERE: Final = ("10.96.0.1/24", "fd96::1/64")
+SHORT: Final = 1_000
+"""A limit of connects, in milliseconds, that comes before the kernel gives up looking for a neighbour, after 3 s."""
+LONG: Final = 3_200
+"""One with a repetition of the SYN, and a timer after it that is not the last."""
+AMPLE: Final = 20_000
+"""One with repetitions left after 3 s: before Linux 6.5 the error brings forward the next timer, even the last."""
+PAST_A_REPETITION: Final = 1.8
+"""Seconds until then, on every kernel."""
+_plane_of_module = default_plane
+
+
+@pytest.fixture(params=SIDES, ids=[side.name for side in SIDES])
+def side(request: pytest.FixtureRequest) -> Side:
+    """Return each way in which applications address virtual servers."""
+    found: Side = request.param
+    return found
+
+
+class Scene(NamedTuple):
+    """Connects on their way to a server in a network of this host, which does not answer."""
+
+    sockets: Sequence[socket.socket]
+
+    def wait(self) -> set[str]:
+        """Wait until the kernel has ended the connects; return their errors."""
+        for sock in self.sockets:
+            wait_until(partial(has_left_syn_sent, sock), "the kernel has ended the connect")
+        return {errno.errorcode[sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)] for sock in self.sockets}
+
+    def give_up(self) -> None:
+        """Close the sockets once a repetition of the SYN was due."""
+        time.sleep(PAST_A_REPETITION)
+        for sock in self.sockets:
+            sock.close()
+
+
+def end(
+    plane: Plane, side: Side, health: PassiveHealth, how: Callable[[Scene], object]
+) -> tuple[Server, Counter[tuple[Kind, int]]]:
+    """End connects to one server in this way; return the counts of the kernel, and the reported outcomes."""
+    ipv6 = ":" in side.real
+    name = "[fd96::9]:80" if ipv6 else "10.96.0.9:80"
+    with ExitStack() as undo, moody_servers(side.real) as (spare,), heard(plane) as kinds:
+        tun, _ = open_tun(*HERE, with_neighbours=True)
+        undo.callback(os.close, tun)
+        plane.publish(virtual_server(side.at(PORT), [name, real(spare.name, 1, 1)], health=health))
+        how(Scene(plane.client.begun(side.target(PORT), TIMES)))
+        counted = plane.servers(side.at(PORT))[name]
+    return counted, kinds
+
+
+def test_neighbour_that_does_not_answer_is_silent(plane: Plane, side: Side) -> None:
+    """An application that gives up has waited for it, also after repetitions that the kernel could not send."""
+    health = replace(IMPATIENT, connect_timeout_ms=LONG)
+    assert_failure(*end(plane, side, health, Scene.give_up), Cause.SILENT)
+
+
+def test_neighbour_that_does_not_answer_times_out(plane: Plane, side: Side) -> None:
+    """So it does at the limit of its connects."""
+
+    def wait(scene: Scene) -> None:
+        assert scene.wait() == {"ETIMEDOUT"}
+
+    health = replace(FOR_GOOD, connect_timeout_ms=SHORT)
+    assert_failure(*end(plane, side, health, wait), Cause.TIMED_OUT)
+
+
+def test_neighbour_that_is_not_found_is_unreachable(plane: Plane, side: Side) -> None:
+    """The kernel ends its connects as it does for ICMP errors."""
+
+    def wait(scene: Scene) -> None:
+        assert scene.wait() == {"EHOSTUNREACH"}
+
+    counted, kinds = end(plane, side, replace(FOR_GOOD, connect_timeout_ms=AMPLE), wait)
+    if TELLS_ICMP or counted.failures:
+        assert_failure(counted, kinds, Cause.UNREACHABLE)
+    else:
+        assert_no_failure(counted, kinds)
