@@ -243,7 +243,7 @@ struct clb_server {
 	__u16 times_ejected; /* in total */
 	__u16 in_row;        /* failures since the last success */
 	__u8 ejections;      /* ejections in close succession: each doubles the duration */
-	__u8 probing;        /* 1: a connect was sent to probe whether it works again */
+	__u8 probing;        /* connects sent to probe whether it works again, of which no outcome is known yet */
 	__u8 cause;          /* CLB_CAUSE_* of the failure that ejected it last */
 	__u8 suspect;        /* 1: it is out because of one connect, and the sidecar probes it; see clb_obey */
 	struct bpf_spin_lock lock; /* protects ejected_until, changed_at, began, and the fields of less than 32 bits */

@@ -61,13 +61,19 @@ static __always_inline void clb_learn_home(struct bpf_sock_addr *ctx, __u64 cook
 	}
 }
 
-/* Put a server out, for longer each time in close succession. The caller holds the lock. */
-static __always_inline void clb_put_out(struct clb_server *server, __u64 now, __u32 first_ms, __u32 most_ms)
+/* A time that has doubled so often, in nanoseconds. */
+static __always_inline __u64 clb_doubled(__u32 first_ms, __u8 times, __u32 most_ms)
 {
 	__u64 duration = first_ms * CLB_NS_PER_MS, most = most_ms * CLB_NS_PER_MS;
 
-	duration <<= server->ejections < CLB_MOST_DOUBLINGS ? server->ejections : CLB_MOST_DOUBLINGS;
-	server->ejected_until = now + (duration < most ? duration : most);
+	duration <<= times < CLB_MOST_DOUBLINGS ? times : CLB_MOST_DOUBLINGS;
+	return duration < most ? duration : most;
+}
+
+/* Put a server out, for longer each time in close succession. The caller holds the lock. */
+static __always_inline void clb_put_out(struct clb_server *server, __u64 now, __u32 first_ms, __u32 most_ms)
+{
+	server->ejected_until = now + clb_doubled(first_ms, server->ejections, most_ms);
 	server->times_ejected++;
 	if (server->ejections < 0xff)
 		server->ejections++;
@@ -95,8 +101,9 @@ static __always_inline void clb_obey(struct clb_server *server, __u64 decided_at
 }
 
 /* Whether a server that may be out takes a connect. When its ejection or the lease of the sidecar's word is over, the
- * first connect from home probes it, and all others are kept away for hold_ms more. A foreign one never probes. A suspect
- * one that the sidecar has said nothing of in time takes all connects, and stays suspect: a later word still counts.
+ * first connect from home probes it, and all others are kept away for hold_ms more. If that probe has no outcome by then,
+ * another connect probes, for twice as long, and so on. A foreign one never probes. A suspect server that the sidecar has
+ * said nothing of in time takes all connects, and stays suspect: a later word still counts.
  *
  * hold_ms is 0 if its virtual server does not eject: then the outcome of a probe would not be recorded. */
 CLB_GLOBAL int clb_takes_now(__u32 index, __u32 hold_ms, __u32 most_ms, __u32 steered, __s32 home)
@@ -125,8 +132,9 @@ CLB_GLOBAL int clb_takes_now(__u32 index, __u32 hold_ms, __u32 most_ms, __u32 st
 		takes = now >= server->ejected_until;
 	} else if ((now & (__u64)(__s64)home) >= (later ? out_until : server->ejected_until)) {
 		/* A branch for home would tell the verifier its value, and double all that comes next. */
-		server->ejected_until = now + hold_ms * CLB_NS_PER_MS;
-		server->probing = 1;
+		server->ejected_until = now + clb_doubled(hold_ms, server->probing, most_ms);
+		if (server->probing < 0xff)
+			server->probing++;
 		if (later) /* else others would go by the lease, too, which is over */
 			server->changed_at = decided_at;
 		takes = 1;
@@ -391,7 +399,7 @@ CLB_GLOBAL int clb_recall(__u32 index)
 		return 0;
 	decided_at = clb_decided_at(steering);
 	bpf_spin_lock(&server->lock);
-	if (server->ejected_until && !server->probing) {
+	if (server->ejected_until && server->probing != 1) { /* else a connect has just begun to probe it */
 		server->ejected_until = 1;
 		if (decided_at > server->changed_at) /* as in clb_takes_now */
 			server->changed_at = decided_at;

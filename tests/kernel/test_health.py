@@ -188,6 +188,26 @@ def test_one_connect_probes_while_the_others_keep_away(plane: Plane, vip: str) -
         assert (found.in_row, found.probing, found.ejections, found.times_ejected) == (0, 0, 1, 1)
 
 
+def test_probe_without_an_outcome_is_repeated_ever_more_rarely(plane: Plane, vip: str) -> None:
+    """Each one costs an application its patience, so the time until the next one doubles up to the maximum."""
+    with moody_servers(HOST[vip], HOST[vip]) as (moody, spare):
+        health = replace(FOR_GOOD, eject_after=1, eject_first_ms=250, eject_most_ms=1_000, connect_timeout_ms=120_000)
+        plane.publish(virtual_server(vip, [real(moody.name), real(spare.name, 1, 1)], health=health))
+        moody.refuse()
+        dial_until_ejected(plane, vip)
+        moody.fall_silent()
+        for probes, duration in enumerate((250, 500, 1_000, 1_000), 1):
+            wait_for_probe(plane, vip, moody)
+            earliest = time.monotonic_ns()
+            plane.client.begun(target_of(vip))
+            latest, found = time.monotonic_ns(), plane.servers(vip)[moody.name]
+            assert (found.probing, found.ejections) == (probes, 1)
+            assert duration * MS in range(found.ejected_until - latest, found.ejected_until - earliest + 1)
+        moody.accept()
+        wait_until(lambda: not plane.ejected(vip), "the kernel has repeated a probe")
+        assert plane.servers(vip)[moody.name].probing == 0
+
+
 def test_probe_that_fails_ejects_for_longer(plane: Plane, vip: str) -> None:
     """One application sees the failure of a probe, and the server is ejected for twice as long."""
     with moody_servers(*[HOST[vip]] * 3) as servers:

@@ -16,6 +16,7 @@ from tests.kernel.test_steering import fail, given_up, state_of
 from tests.support.moody import MoodyServer, moody_servers
 from tests.support.pace import patient
 from tests.support.plane import HOST, Plane, default_plane, real, target_of, virtual_server
+from tests.support.process import wait_until
 
 _plane_of_module = default_plane
 
@@ -161,6 +162,28 @@ def test_suspect_is_recalled_too(plane: Plane, vip: str) -> None:
         second.refuse()
         assert plane.client.dial(target_of(vip), 20) == ["ECONNREFUSED"] * 3 + ["ok"] * 17
         assert state_of(plane, vip, first).ejected_until == 0
+
+
+def test_one_whose_probes_had_no_outcome_is_recalled(plane: Plane, vip: str) -> None:
+    """Applications gave them up at once, so the next one would be long in coming."""
+    health = replace(EJECTS, eject_first_ms=20, silent_after_ms=60_000)
+    with moody_servers(HOST[vip], HOST[vip]) as (first, second):
+        publish(plane, vip, [first, second], (0, 1), health=health)
+        first.refuse()
+        assert plane.client.dial(target_of(vip), 3) == ["ECONNREFUSED"] * 3
+        first.fall_silent()
+
+        def was_probed_often() -> bool:
+            for sock in plane.client.begun(target_of(vip)):
+                sock.close()
+            return state_of(plane, vip, first).probing >= 8
+
+        wait_until(was_probed_often, "many probes have had no outcome")
+        next_one = state_of(plane, vip, first).ejected_until
+        first.accept()
+        second.refuse()
+        assert plane.client.dial(target_of(vip), 20) == ["ECONNREFUSED"] * 3 + ["ok"] * 17
+        assert time.monotonic_ns() < next_one
 
 
 def told_within(changes: Callable[[], list[Change]], seconds: float) -> list[Change]:

@@ -16,6 +16,7 @@ TESTED: Final = (
     "test_faults.py",
     "test_health.py",
     "test_home.py",
+    "test_kept_here.py",
     "test_loading.py",
     "test_namespaces.py",
     "test_outcomes.py",
