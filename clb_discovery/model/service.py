@@ -69,6 +69,11 @@ class Part:
         return self.source.partition(":")[2] if self.selected is None else self.selected
 
     @property
+    def is_static(self) -> bool:
+        """Whether its real servers are in the configuration, so that no answer has to come."""
+        return self.source.startswith(STATIC)
+
+    @property
     def lists_unhealthy(self) -> bool:
         """Whether the source also lists members that are out, so that the capacity of a zone is known."""
         return self.source.startswith(CONSUL)

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Network
-from clb_discovery.model.answer import Claim, Outcome, Refusal
+from clb_discovery.model.answer import Answer, Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Pools, RealServer, Unpublished, Vip, pools
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service, vip_addresses
@@ -239,6 +239,14 @@ class ServiceTable:
         if found:
             servers[CATALOG] = Pools()
         return self.seed([*sources, *found], servers, stored)
+
+    @property
+    def configured(self) -> Mapping[str, Answer]:
+        """The answers of static parts, by source, which the configuration has itself.
+
+        The table may have others for them: in another configuration, another list had the name.
+        """
+        return {state.source: Answer(state.part.servers) for state in self if state.part.is_static}
 
     def seed(
         self, sources: Iterable[str], installed: Mapping[str, Pools], stored: Mapping[str, LastGood]
