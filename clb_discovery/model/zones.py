@@ -32,9 +32,9 @@ class ZoneRule:
     """How the pools of a service follow zones."""
 
     least: int = 2
-    """With fewer usable real servers in the own zone, all zones are one; at least 1."""
+    """With fewer usable real servers in the own zone, it and usable ones of others are one; at least 1."""
     spills: bool = True
-    """Whether the own zone leaves connects to the others when it has lost capacity."""
+    """Whether the own zone leaves connects to usable servers of the others when it has lost capacity."""
     map: tuple[tuple[Network, str], ...] = ()
     """Zones of networks, for real servers whose source names none; the longest prefix counts."""
 
