@@ -121,6 +121,10 @@ class Service:
             return self
         return replace(self, check=None, health=replace(self.health, checked=False))
 
+    def is_off(self, part: Part) -> bool:
+        """Tell whether one of the parts is switched off: it has a share of 0, and another part beside it has more."""
+        return part.share == 0 and any(one.share for one in self.parts if one.priority == part.priority)
+
     def policy_of(self, part: Part) -> RemovalPolicy:
         """Return the policy for removals from one of the parts."""
         return self.policy if part.hold is None else RemovalPolicy(self.policy.max_removal, part.hold)

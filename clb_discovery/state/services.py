@@ -321,32 +321,39 @@ class ServiceTable:
         one, would otherwise have all connects until the first answer. All of them wait while other sources serve their
         VIPs.
         """
-        if not self._has(Mark.UNTRIED) and not self._replacing:
+        if not (self._has(Mark.UNTRIED) or self._has(Mark.OFF) or self._replacing):
             return dict(self._sets)
         return {source: last for source, last in self._sets.items() if not self._waits(self._states[source])}
 
     def _waits(self, state: ServiceState) -> bool:
-        """Tell whether a part that was never published follows one that has neither servers nor an outcome yet."""
+        """Tell whether a part follows one that has neither servers nor an outcome yet.
+
+        One that was published waits for nothing, unless it is switched off: then it may have had no connects.
+        """
         if len(state.service.parts) == 1:
             return False
         if state.service.source in self._replacing and not self._can_replace(state.service):
             return True
-        return state.source not in self._begun and not self._is_next(state)
+        return (state.is_off or state.source not in self._begun) and not self._is_next(state)
 
     def _is_next(self, state: ServiceState) -> bool:
-        """Tell whether all parts that are used before a part have servers or an outcome."""
-        before = (part for part in state.service.parts if _place_in_line(part) < _place_in_line(state.part))
-        return all(self._states[part.source].is_tried for part in before)
+        """Tell whether all parts that are used before a part have servers or an outcome.
+
+        For one that is switched off, a failure of those beside it is not enough: it is no last resort.
+        """
+        before = [one for one in self._parts(state.service) if _place_in_line(one.part) < _place_in_line(state.part)]
+        beside = [one for one in before if one.part.priority == state.part.priority]
+        return all(one.is_tried for one in before) and all(one.known or one.answered for one in beside)
 
     def _can_replace(self, service: Service) -> bool:
         """Tell whether its own pools may replace those that other sources have left: they would not be worse.
 
         One of its parts served before and still can, and waits for no new one that is used before it: otherwise a
         standby would have all connects until the first answer of that one. Or every part has servers or an outcome, and
-        they are not all of failures and empty answers.
+        they are not all of failures and empty answers. Servers of parts that are switched off do not count.
         """
         parts = self._parts(service)
-        serving = [part for part in parts if any(part.serves(self._real_ranges, self._vips))]
+        serving = [part for part in parts if not part.is_off and any(part.serves(self._real_ranges, self._vips))]
         if any(part.source in self._begun and self._is_next(part) for part in serving):
             return True
         return all(part.is_tried for part in parts) and bool(

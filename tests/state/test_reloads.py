@@ -80,3 +80,21 @@ def test_other_servers_of_a_list_serve_at_once(priority: int) -> None:
     assert host.pool(VIP) == names(*([9] if priority else []), 2)
     host.hears({"consul:web": Failure("down")} if priority else {})
     assert host.pool(VIP) == names(*([9] if priority else []), 2)
+
+
+@pytest.mark.parametrize("more", [(), (static(7, priority=1),)], ids=["alone", "with a last resort"])
+def test_an_outage_during_a_reload_switches_no_part_on(more: tuple[Part, ...]) -> None:
+    """The first part has other tags, and its first query fails: what is switched off gets no connects for that."""
+
+    def parts(tag: str) -> tuple[Part, ...]:
+        return Part(f"consul:web?tag={tag}", "web", share=100), Part("consul:canary", share=0), *more
+
+    host = Host([service(parts("v1"))])
+    host.hears({"consul:web?tag=v1": Answer(servers(1, 2)), "consul:canary": Answer(servers(9))})
+    before = host.pool(VIP)
+    host.reloads([service(parts("v2"))])
+    assert host.pool(VIP) == before
+    host.hears({"consul:canary": Answer(servers(9)), "consul:web?tag=v2": Failure("500 No cluster leader")})
+    assert host.pool(VIP) == (names(7) if more else before)
+    host.hears({"consul:web?tag=v2": Answer(servers(3))})
+    assert host.pool(VIP) == names(3, *([7] if more else []))
