@@ -80,7 +80,8 @@ class ServiceTable:
         """Services that a catalog has listed since its first answer. Nothing is installed for them, and nothing waits
         for their answers: otherwise a client that registers one after the other would keep all others waiting."""
         self._departed: set[str] = set()
-        """The names of pools whose services have answered and are not followed any more, until all others are known."""
+        """The names of pools whose services had answered, until all others are known: a reload may have given a service
+        other parts, and so another name of its pools."""
         self._begun: set[str] = set()
         """Sources whose servers have been published, or were at the start."""
         self._replacing: set[str] = set()
@@ -216,7 +217,7 @@ class ServiceTable:
         staying = [state.service.name for state in before.values() if state.from_catalog]
         for source, state in catalog.joined(services, staying, kept, max_services).items():
             kept[source] = before[source]._replace(service=state.service)
-        self._departed |= {before[one].service.source for one in before.keys() - kept.keys() if before[one].answered}
+        self._departed |= {state.service.source for state in before.values() if state.answered}
         self._late = {source for source in self._late & kept.keys() if kept[source].from_catalog}
         self._states, self._sets, self._marked, self._composed = {}, {}, Counter(), _composed(services)
         self._begun &= kept.keys()

@@ -98,3 +98,29 @@ def test_an_outage_during_a_reload_switches_no_part_on(more: tuple[Part, ...]) -
     assert host.pool(VIP) == (names(7) if more else before)
     host.hears({"consul:web?tag=v2": Answer(servers(3))})
     assert host.pool(VIP) == names(3, *([7] if more else []))
+
+
+@pytest.mark.parametrize("before", [1, 2])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_vip_that_a_reload_takes_from_a_service_goes_whatever_parts_it_has_then(before: int, after: int) -> None:
+    """Another service has never answered: it does not keep the previous VIP, with a pool that nothing updates."""
+    parts = (Part("consul:web"), Part("consul:web?dc=dc2", "web", priority=1), Part("srv:web", priority=2))
+    silent = Service("silent", "srv:silent", (parse_vip("10.64.0.9:1"),))
+    host = Host([service(parts[:before]), silent])
+    host.hears({"consul:web": Answer(servers(1)), "consul:web?dc=dc2": Answer(servers(5))})
+    host.hears({"srv:silent": Failure("SERVFAIL")})
+    assert (host.table.is_complete, host.pool(VIP)) == (False, names(1, 5) if before > 1 else names(1))
+    host.reloads([service(parts[:after], OTHER), silent])
+    assert host.pool(OTHER) is not None
+    assert host.pool(VIP) is None
+
+
+def test_a_vip_goes_to_another_service_only_with_its_answer() -> None:
+    """The service that had it has answered, and has another VIP and another name of its pools now."""
+    host = Host([service([Part("consul:web")])])
+    host.hears({"consul:web": Answer(servers(1))})
+    parts = (Part("consul:web"), Part("srv:web", priority=1))
+    host.reloads([service(parts, OTHER), service([Part("srv:new")], name="new")])
+    assert (host.pool(VIP), host.pool(OTHER)) == (names(1), names(1))
+    host.hears({"srv:new": Answer(servers(7))})
+    assert host.pool(VIP) == names(7)
