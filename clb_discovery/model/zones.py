@@ -63,6 +63,8 @@ class ZoneFacts(NamedTuple):
     unhealthy: Mapping[str, frozenset[Endpoint]] = MappingProxyType({})
     """Real servers in the pools that are ejected or fail their checks, by the name of the pools; only where there are
     any."""
+    divided: frozenset[str] = frozenset()
+    """Sources whose servers have the tiers and weights of the kernel, by which their zones are divided already."""
 
 
 NO_FACTS: Final = ZoneFacts()

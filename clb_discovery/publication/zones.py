@@ -7,7 +7,8 @@ host names have no known address. While the own zone keeps all, the others are t
 the usable servers of other zones are one tier in that ratio, but by weight no server of another zone gets more than one
 of the own zone. With fewer usable servers than `ZoneRule.least`, the own zone and the usable servers of others are one
 tier by weight. Servers of other zones that are not usable are the next tier, so a zone that is known to be down gets no
-connects that leave the own one. If no server of any zone is usable, all zones are one.
+connects that leave the own one. If no server of any zone is usable, all zones are one. After a start, parts of which
+only the kernel's tiers and weights are known stay as they are there.
 
 Sources other than Consul do not list members that are out, so with them alone the own zone keeps all while it has
 enough usable servers.
@@ -47,6 +48,8 @@ class Zoning(NamedTuple):
     unlocated: Sequence[int] = ()
     """For each part, the weights of members of the own zone whose addresses are unknown; empty if there are none. Their
     family is unknown, too, so they count in both."""
+    divided: Sequence[bool] = ()
+    """For each part, whether its servers are divided already; empty if none are."""
 
     def is_usable(self, member: Member) -> bool:
         """Tell whether a server of the pool gets connects."""
@@ -73,6 +76,9 @@ def divide(
     :param places: the positions of these parts; one of them may have no members but those that are out.
     :param lists: of each part of the pool, whether its source lists members that are out.
     """
+    if zoning.divided and all(zoning.divided[place] for place, _ in members):
+        yield Division(NEAR, ALL, members)
+        return
     near: list[Member] = []
     far: list[Member] = []
     for member in members:

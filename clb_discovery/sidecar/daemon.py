@@ -307,7 +307,7 @@ class Daemon:
                 complete=complete,
                 heard=frozenset() if complete else services.heard,
                 interrupted=self._is_interrupted,
-                facts=ZoneFacts(self._zone.name, services.places(known), self._unhealthy),
+                facts=ZoneFacts(self._zone.name, services.places(known), self._unhealthy, services.divided),
             )
             self._self_report.place(found.zones)
             self._pending = bool(found.pending)

@@ -13,7 +13,7 @@ from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Answer, Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
-from clb_discovery.model.servers import Pools, RealServer, Unpublished, Vip, pools
+from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished, Vip, pools
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service, vip_addresses
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
@@ -260,15 +260,7 @@ class ServiceTable:
         restored = []
         for source in sources:
             state, last = self._states[source], stored.get(source)
-            own, numbered = installed.get(source), state.service.is_composed
-            if numbered and last:
-                parts = [installed[part.source] for part in state.service.parts if part.source in installed]
-                there = endpoints(server for pool in parts for server in pool)
-                is_off = state.part.share == 0  # then the kernel may lack its servers, or has those of other parts only
-                numbered = not endpoints(own or ()) <= endpoints(last.servers)
-                if own or not is_off:
-                    shared = last.servers if is_off else [one for one in last.servers if one.endpoint in there]
-                    own = _of_part(own or Pools(), last.servers, shared) or own
+            own, numbered = _recalled(state, installed, stored)
             servers = own if own is not None else last.servers if last else None
             if servers is None:
                 continue
@@ -364,6 +356,11 @@ class ServiceTable:
     def places(self, known: Mapping[str, LastGood]) -> Mapping[str, Places]:
         """Return the places of the members of each of these sources; nothing if no service follows zones."""
         return {source: last.places for source, last in known.items()} if self._has(Mark.ZONED) else {}
+
+    @property
+    def divided(self) -> frozenset[str]:
+        """The sources of pools that follow zones whose servers have the tiers and weights of the kernel."""
+        return frozenset(state.source for state in self._with(Mark.ZONED) if state.numbered)
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -529,6 +526,41 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
         good = before.servers
     found = LastGood(good, None, state.opt_in, state.guarded.identities, state.places)
     return before if before and before == found else found
+
+
+def _recalled(
+    state: ServiceState, installed: Mapping[str, Pools], stored: Mapping[str, LastGood]
+) -> tuple[Pools | None, bool]:
+    """Return the installed real servers of a part, if there are any, as its source has named them if the disk has that.
+
+    :returns: and whether they have numbers of tiers as priorities.
+    """
+    service, last, own = state.service, stored.get(state.source), installed.get(state.source)
+    if not service.is_composed or not last:
+        return own, service.is_composed
+    there = _endpoints_of(service, installed)
+    is_off = state.part.share == 0  # then the kernel may lack its servers, or has those of other parts only
+    if service.zones and there and not _is_of_disk(service, installed, stored):
+        return (own if own is not None or is_off else Pools()), own is not None
+    numbered = not endpoints(own or ()) <= endpoints(last.servers)
+    if own or not is_off:
+        shared = last.servers if is_off else [one for one in last.servers if one.endpoint in there]
+        own = _of_part(own or Pools(), last.servers, shared) or own
+    return own, numbered
+
+
+def _endpoints_of(service: Service, installed: Mapping[str, Pools]) -> frozenset[Endpoint]:
+    return endpoints(server for part in service.parts for server in installed.get(part.source, ()))
+
+
+def _is_of_disk(service: Service, installed: Mapping[str, Pools], stored: Mapping[str, LastGood]) -> bool:
+    """Tell whether the disk has the same real servers as the kernel, so that it has the answers that divided them."""
+    there = _endpoints_of(service, installed)
+    for part in service.parts:
+        named = endpoints(stored[part.source].servers) if part.source in stored else frozenset()
+        if not endpoints(installed.get(part.source, ())) <= named or (part.share != 0 and not named <= there):
+            return False
+    return True
 
 
 def _of_part(own: Pools, named: Pools, shared: Iterable[RealServer]) -> Pools:

@@ -64,7 +64,7 @@ class Host:
         known, complete = self.table.known, self.table.is_complete
         servers = {source: last.servers for source, last in known.items()}
         heard = frozenset() if complete else self.table.heard
-        facts = ZoneFacts(self._zone, self.table.places(known), unhealthy or {})
+        facts = ZoneFacts(self._zone, self.table.places(known), unhealthy or {}, self.table.divided)
         wanted = Wanted(self._services, self.table.claims, servers, {}, self._ranges, (), complete, heard, facts)
         self.found = publication(self.installed, wanted)
         self.installed = self.found.plan.result
