@@ -145,7 +145,7 @@ def _misplaced(key: str, value: object, kinds: Sequence[str]) -> str:
 def _refuse_equal(parts: Sequence[Part]) -> None:
     first: dict[object, int] = {}
     for number, part in enumerate(parts, 1):
-        other = first.setdefault(part.servers if part.source.startswith(STATIC) else part.source, number)
+        other = first.setdefault(part.servers if part.is_static else part.source, number)
         if other != number:
             raise ValueError(f"from: parts {other} and {number} are equal; remove one of them")
 

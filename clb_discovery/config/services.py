@@ -12,7 +12,7 @@ from clb_discovery.config.zones import zone_map
 from clb_discovery.errors import UsageError
 from clb_discovery.model.check import Check
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Vip
-from clb_discovery.model.service import CATALOG, CONSUL, STATIC, Part, RemovalPolicy, Service
+from clb_discovery.model.service import CATALOG, CONSUL, Part, RemovalPolicy, Service
 from clb_discovery.model.zones import ZoneRule
 from clb_discovery.publication.automatic_vips import with_automatic_vips
 
@@ -126,7 +126,7 @@ def _completed(entry: Entry, options: Options) -> Service:
 def _completed_part(part: Part, own: Options, entry: Entry) -> Part:
     """Return a part with its settings: its own, else those of its service."""
     # A static list is the operator's own, so its removals are not held, unless the service says so itself.
-    hold = 0.0 if part.source.startswith(STATIC) and "hold" not in entry.settings else None
+    hold = 0.0 if part.is_static and "hold" not in entry.settings else None
     tags = own.tag if part.tags is None else part.tags
     return replace(part, filter=part.filter or own.filter, tags=tags, linger=own.linger, hold=hold)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clb_discovery.config.options import Options
 from clb_discovery.config.values import parse_name_and_port
 from clb_discovery.model.address import is_ipv4
-from clb_discovery.model.service import CATALOG, CONSUL, DNS, SRV, STATIC, Part, Service
+from clb_discovery.model.service import CATALOG, CONSUL, DNS, SRV, Part, Service
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.static import StaticSource
 
@@ -32,7 +32,7 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
     parts = [(part, _families(service)) for service in services for part in service.parts]
     zoned = {part.source for service in services if service.zones for part in service.parts}
     sources: dict[str, Source] = {
-        part.source: StaticSource(part.source, part.servers) for part, _ in parts if part.source.startswith(STATIC)
+        part.source: StaticSource(part.source, part.servers) for part, _ in parts if part.is_static
     }
 
     @cache

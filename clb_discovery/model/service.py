@@ -69,6 +69,11 @@ class Part:
         return self.source.partition(":")[2] if self.selected is None else self.selected
 
     @property
+    def is_static(self) -> bool:
+        """Whether its real servers are in the configuration, so that no answer has to come."""
+        return self.source.startswith(STATIC)
+
+    @property
     def lists_unhealthy(self) -> bool:
         """Whether the source also lists members that are out, so that the capacity of a zone is known."""
         return self.source.startswith(CONSUL)
@@ -115,6 +120,10 @@ class Service:
         if any(vip.protocol is not Protocol.UDP for vip in self.vips):
             return self
         return replace(self, check=None, health=replace(self.health, checked=False))
+
+    def is_off(self, part: Part) -> bool:
+        """Tell whether one of the parts is switched off: it has a share of 0, and another part beside it has more."""
+        return part.share == 0 and any(one.share for one in self.parts if one.priority == part.priority)
 
     def policy_of(self, part: Part) -> RemovalPolicy:
         """Return the policy for removals from one of the parts."""

@@ -32,9 +32,9 @@ class ZoneRule:
     """How the pools of a service follow zones."""
 
     least: int = 2
-    """With fewer usable real servers in the own zone, all zones are one; at least 1."""
+    """With fewer usable real servers in the own zone, it and usable ones of others are one; at least 1."""
     spills: bool = True
-    """Whether the own zone leaves connects to the others when it has lost capacity."""
+    """Whether the own zone leaves connects to usable servers of the others when it has lost capacity."""
     map: tuple[tuple[Network, str], ...] = ()
     """Zones of networks, for real servers whose source names none; the longest prefix counts."""
 
@@ -63,6 +63,8 @@ class ZoneFacts(NamedTuple):
     unhealthy: Mapping[str, frozenset[Endpoint]] = MappingProxyType({})
     """Real servers in the pools that are ejected or fail their checks, by the name of the pools; only where there are
     any."""
+    divided: frozenset[str] = frozenset()
+    """Sources whose servers have the tiers and weights of the kernel, by which their zones are divided already."""
 
 
 NO_FACTS: Final = ZoneFacts()

@@ -3,7 +3,8 @@
 A catalog is not trusted to name every VIP: a claimed VIP must lie in a `--vip-range` and must not overlap a VIP of
 another service. Two VIPs of one address and protocol overlap if their ports are equal or one of them is for every port;
 otherwise a service could take single ports out of the VIP of another. The current holder keeps a VIP, even across
-restarts; otherwise the service with the lower name gets it. docs/decisions/0015-catalog-mode.md gives the reasons.
+restarts; otherwise an automatic address belongs to its service, and the service with the lower name gets any other VIP.
+docs/decisions/0015-catalog-mode.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final
 
 from clb_discovery.model.address import Address, Network, in_network
@@ -51,7 +53,9 @@ def resolve(
     holders = {**{vip: claim.service.source for claim in claims for vip in claim.held}, **holders}
     while True:
         resolving = _Resolving(configured, claims, holders, ranges)
-        resolving.claim_declared()
+        resolving.claim_declared(held=True)
+        resolving.reserve_automatic()
+        resolving.claim_declared(held=False)
         resolving.keep_held()
         resolving.claim_automatic()
         given_up = resolving.given_up()
@@ -77,18 +81,37 @@ class _Resolving:
         self._ranges = ranges
         self._automatic = _held_automatic(self._claims, holders)
         self._owners = _Owners(configured, self._automatic, holders)
+        self._addresses: Mapping[str, Sequence[Address]] = {}
+        """The addresses of automatic VIPs, by the name of the service."""
+        self._without: Mapping[str, str] = {}
+        """As `settle_automatic` returns it."""
         self._found: dict[str, list[Vip]] = {source: [] for source in self._claims}
         self._refused = {source: list(claim.opt_in.refused) for source, claim in self._claims.items()}
 
-    def claim_declared(self) -> None:
-        """Give VIPs that services name: first to the current holder, then in the order of service names."""
-        wanted = [(source, vip) for source, claim in self._claims.items() for vip in claim.opt_in.vips]
-        for source, vip in sorted(wanted, key=lambda one: self._holders.get(one[1]) != one[0]):
-            objection = self._objection(source, vip)
-            if objection:
-                self._refused[source].append(objection)
-            else:
-                self._give(source, vip)
+    def claim_declared(self, *, held: bool) -> None:
+        """Give VIPs that services name, in the order of service names: those that they hold, or all others."""
+        for source, claim in self._claims.items():
+            for vip in claim.opt_in.vips:
+                if (self._holders.get(vip) == source) is held:
+                    objection = self._objection(source, vip)
+                    if objection:
+                        self._refused[source].append(objection)
+                    else:
+                        self._give(source, vip)
+
+    def reserve_automatic(self) -> None:
+        """Keep the addresses of automatic VIPs for their services: no other one can claim them without holding them.
+
+        Otherwise a host that holds nothing, such as a new one, would give them to another service than those that do.
+        """
+        self._settle()
+        for source, claim in self._claims.items():
+            for address in self._addresses.get(claim.service.name, ()):
+                self._owners.reserve(source, address)
+
+    def _settle(self) -> None:
+        names = [claim.service.name for claim in self._claims.values() if claim.opt_in.automatic]
+        self._addresses, self._without = settle_automatic(names, self._ranges, self._owners.addresses())
 
     def keep_held(self) -> None:
         """Let services whose registrations are all refused keep the VIPs that they hold, unless given to others now."""
@@ -100,18 +123,20 @@ class _Resolving:
 
     def claim_automatic(self) -> None:
         """Give automatic VIPs to the services that register for them."""
-        claims = [claim for claim in self._claims.values() if claim.opt_in.automatic]
-        names = [claim.service.name for claim in claims]
-        automatic, without = settle_automatic(names, self._ranges, self._owners.addresses())
-        for service, opt_in, _ in claims:
-            for vip in (Vip(to, 0, protocol) for protocol in opt_in.automatic for to in automatic[service.name]):
+        if not self._owners.addresses().isdisjoint(chain.from_iterable(self._addresses.values())):
+            self._settle()  # otherwise the result would be the same
+        for service, opt_in, _ in self._claims.values():
+            if not opt_in.automatic:
+                continue
+            for vip in (Vip(to, 0, protocol) for protocol in opt_in.automatic for to in self._addresses[service.name]):
                 owner = self._owners.overlapping(service.source, vip)
                 if owner:
                     self._refused[service.source].append(_clash(vip, owner))
                 else:
                     self._give(service.source, vip)
-            if service.name in without:
-                full = f"is not to be had: every address of {without[service.name]} is taken; name a larger --vip-range"
+            ranges = self._without.get(service.name)
+            if ranges:
+                full = f"is not to be had: every address of {ranges} is taken; name a larger --vip-range"
                 self._refused[service.source].append(Refusal(f"automatic VIP of {service.name!r}", full))
 
     def given_up(self) -> frozenset[Vip]:
@@ -155,6 +180,10 @@ class _Owners:
     def add(self, source: str, vip: Vip) -> None:
         """Record the owner of a VIP."""
         self._ports[vip.address, vip.protocol][vip.port] = source
+
+    def reserve(self, source: str, address: Address) -> None:
+        """Record the owner of an automatic address that has none yet."""
+        self._automatic.setdefault(address, source)
 
     def addresses(self) -> frozenset[Address]:
         """Return the addresses of all VIPs."""

@@ -112,7 +112,8 @@ def _touched(before: Basis, now: Basis) -> Collection[Service] | None:
     places = _changed(before.facts.places, now.facts.places)
     if sources is None or places is None:
         return None
-    touched = {now.by_source[one].source: now.by_source[one] for one in {*sources, *places} if one in now.by_source}
+    sources = {*sources, *places, *(before.facts.divided ^ now.facts.divided)}
+    touched = {now.by_source[one].source: now.by_source[one] for one in sources if one in now.by_source}
     was, unhealthy = before.facts.unhealthy, now.facts.unhealthy
     pools = {name for name in was.keys() | unhealthy.keys() if was.get(name) != unhealthy.get(name)}
     touched |= {service.source: service for service in now.services if service.source in pools} if pools else {}
@@ -205,7 +206,8 @@ def _zoning(basis: Basis, service: Service, zones: Mapping[Endpoint, str], *, ip
         for places in (basis.facts.places.get(part.source, NO_PLACES) for part in service.parts)
     ]
     unhealthy = basis.facts.unhealthy.get(service.source, frozenset())
-    return Zoning(own, rule, zones, out, unhealthy, unlocated)
+    divided = [part.source in basis.facts.divided for part in service.parts]
+    return Zoning(own, rule, zones, out, unhealthy, unlocated, divided)
 
 
 def _folded(servers: int) -> str:

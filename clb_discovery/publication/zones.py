@@ -3,8 +3,12 @@
 The rule is that of Envoy for priorities, with its overprovisioning factor of 1.4: the own zone keeps the part
 min(1, 1.4 x usable / registered weight) of its connects, and the rest goes to the other zones by weight. Real servers
 that are critical, in maintenance, ejected or fail their checks are registered and not usable, and so are members whose
-host names have no known address. While the own zone keeps all, the others are the next tier. If it keeps less, both are
-one tier in that ratio. With fewer usable servers than `ZoneRule.least`, all zones are one.
+host names have no known address. While the own zone keeps all, the others are the next tier. If it keeps less, it and
+the usable servers of other zones are one tier in that ratio, but by weight no server of another zone gets more than one
+of the own zone. With fewer usable servers than `ZoneRule.least`, the own zone and the usable servers of others are one
+tier by weight. Servers of other zones that are not usable are the next tier, so a zone that is known to be down gets no
+connects that leave the own one. If no server of any zone is usable, all zones are one. After a start, parts of which
+only the kernel's tiers and weights are known stay as they are there.
 
 Sources other than Consul do not list members that are out, so with them alone the own zone keeps all while it has
 enough usable servers.
@@ -44,6 +48,8 @@ class Zoning(NamedTuple):
     unlocated: Sequence[int] = ()
     """For each part, the weights of members of the own zone whose addresses are unknown; empty if there are none. Their
     family is unknown, too, so they count in both."""
+    divided: Sequence[bool] = ()
+    """For each part, whether its servers are divided already; empty if none are."""
 
     def is_usable(self, member: Member) -> bool:
         """Tell whether a server of the pool gets connects."""
@@ -70,30 +76,44 @@ def divide(
     :param places: the positions of these parts; one of them may have no members but those that are out.
     :param lists: of each part of the pool, whether its source lists members that are out.
     """
+    if zoning.divided and all(zoning.divided[place] for place, _ in members):
+        yield Division(NEAR, ALL, members)
+        return
     near: list[Member] = []
     far: list[Member] = []
     for member in members:
         (near if zoning.zones.get(member[1][1:3]) == zoning.own else far).append(member)
-    usable = [member for member in near if zoning.is_usable(member)]
-    if len({server[1:3] for _, server in usable}) < zoning.rule.least:
-        yield Division(NEAR, ALL, members)
-        return
-    spills = zoning.rule.spills and far and any(lists[place] for place in places)
-    kept = _kept(near, usable, _out_near(near, places, zoning)) if spills else ALL
-    yield Division(NEAR, kept, near)
-    if far:
-        yield Division(FAR, ALL, far) if kept == ALL else Division(NEAR, ALL - kept, far)
+    usable, others = list(filter(zoning.is_usable, near)), list(filter(zoning.is_usable, far))
+    kept = ALL
+    if zoning.rule.spills and others and any(lists[place] for place in places):
+        kept = _kept(near, usable, others, _out_near(near, places, zoning))
+    if not usable and not others:
+        first = [Division(NEAR, ALL, members)]
+    elif others and len({server[1:3] for _, server in usable}) < zoning.rule.least:
+        first = [Division(NEAR, ALL, [*near, *others])]
+    elif kept < ALL:
+        first = [Division(NEAR, kept, near), Division(NEAR, ALL - kept, others)]
+    else:
+        first = [Division(NEAR, ALL, near)]
+    yield from first
+    there = {server[1:3] for division in first for _, server in division.members}
+    behind = [member for member in members if member[1][1:3] not in there]
+    if behind:
+        yield Division(FAR, ALL, behind)
 
 
-def _kept(near: Sequence[Member], usable: Sequence[Member], out: int) -> Fraction:
+def _kept(near: Sequence[Member], usable: Sequence[Member], others: Sequence[Member], out: int) -> Fraction:
     """Return the part of its connects that the own zone keeps.
 
     :param near: its real servers, and those of them that get connects.
+    :param others: those of other zones that get connects.
     :param out: the weights of its other members.
     """
-    left = sum(server.weight for _, server in usable)
+    left, elsewhere = (sum(server.weight for _, server in some) for some in (usable, others))
+    if not left:
+        return ALL
     registered = out + sum(server.weight for _, server in near)
-    return min(ALL, OVERPROVISIONED * left / registered) if left else ALL
+    return min(ALL, max(OVERPROVISIONED * left / registered, Fraction(left, left + elsewhere)))
 
 
 def _out_near(near: Sequence[Member], places: Collection[int], zoning: Zoning) -> int:

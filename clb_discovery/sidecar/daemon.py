@@ -212,10 +212,15 @@ class Daemon:
             _log.warning("option has no effect", option=option, reason=reason)
 
     def _recall(self, sources: Collection[str], installed: Installed, stored: Mapping[str, LastGood]) -> bool:
-        """Start from last known sets; return whether the disk had one that is not installed."""
+        """Start from last known sets, and from the lists of the configuration, which need no source.
+
+        :returns: whether the disk had a set that is not installed.
+        """
         restored = self._services.recall(sources, installed, stored)
         for state in restored:
             self._announcer.restored(state)
+        for source, answer in self._services.configured.items():
+            self._heard(source, answer)
         return bool(restored)
 
     async def _main_loop(self, publisher: Publisher, health: HealthWatch | None) -> None:
@@ -302,7 +307,7 @@ class Daemon:
                 complete=complete,
                 heard=frozenset() if complete else services.heard,
                 interrupted=self._is_interrupted,
-                facts=ZoneFacts(self._zone.name, services.places(known), self._unhealthy),
+                facts=ZoneFacts(self._zone.name, services.places(known), self._unhealthy, services.divided),
             )
             self._self_report.place(found.zones)
             self._pending = bool(found.pending)

@@ -47,6 +47,8 @@ class Mark(Enum):
     """A removal is held."""
     DUE_LATER = auto()
     """It has a deadline."""
+    OFF = auto()
+    """It is switched off."""
     UNTRIED = auto()
     """Its source has not come back with anything since the start."""
     UNANSWERED = auto()
@@ -119,6 +121,11 @@ class ServiceState(_Fields):
     def part(self) -> Part:
         """The part of the service."""
         return self.service.parts[self.place]
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the part is switched off, so that it takes nothing over."""
+        return self.service.is_off(self.part)
 
     @property
     def source(self) -> str:
@@ -270,6 +277,7 @@ class ServiceState(_Fields):
             Mark.ZONED: self.service.zones is not None,
             Mark.HELD: self.guarded.held,
             Mark.DUE_LATER: self.deadline is not None,
+            Mark.OFF: self.is_off,
             Mark.UNANSWERED: not self.answered,
             Mark.UNTRIED: not self.answered and self.error is None,
             Mark.FAILING: self.error is not None,
@@ -372,8 +380,8 @@ class ServiceState(_Fields):
 def spare(
     others: Iterable[ServiceState], real_ranges: Sequence[Network], vips: frozenset[Address] | None = None
 ) -> Families:
-    """Return the families in which one of these parts of a pool can serve."""
-    serving = [other.serves(real_ranges, vips) for other in others]
+    """Return the families in which one of these parts of a pool can serve in place of another one."""
+    serving = [other.serves(real_ranges, vips) for other in others if not other.is_off]
     return Families(any(one.ipv4 for one in serving), any(one.ipv6 for one in serving))
 
 

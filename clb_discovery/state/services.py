@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Address, Network
-from clb_discovery.model.answer import Claim, Outcome, Refusal
+from clb_discovery.model.answer import Answer, Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
-from clb_discovery.model.servers import Pools, RealServer, Unpublished, Vip, pools
+from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished, Vip, pools
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service, vip_addresses
 from clb_discovery.model.zones import NO_PLACES, Places
 from clb_discovery.state import catalog
@@ -82,7 +82,8 @@ class ServiceTable:
         """Services that a catalog has listed since its first answer. Nothing is installed for them, and nothing waits
         for their answers: otherwise a client that registers one after the other would keep all others waiting."""
         self._departed: set[str] = set()
-        """The names of pools whose services have answered and are not followed any more, until all others are known."""
+        """The names of pools whose services had answered, until all others are known: a reload may have given a service
+        other parts, and so another name of its pools."""
         self._begun: set[str] = set()
         """Sources whose servers have been published, or were at the start."""
         self._replacing: set[str] = set()
@@ -218,7 +219,7 @@ class ServiceTable:
         staying = [state.service.name for state in before.values() if state.from_catalog]
         for source, state in catalog.joined(services, staying, kept, max_services).items():
             kept[source] = before[source]._replace(service=state.service)
-        self._departed |= {before[one].service.source for one in before.keys() - kept.keys() if before[one].answered}
+        self._departed |= {state.service.source for state in before.values() if state.answered}
         self._late = {source for source in self._late & kept.keys() if kept[source].from_catalog}
         self._states, self._sets, self._marked, self._composed = {}, {}, Counter(), _composed(services)
         self._begun &= kept.keys()
@@ -244,6 +245,14 @@ class ServiceTable:
             servers[CATALOG] = Pools()
         return self.seed([*sources, *found], servers, stored)
 
+    @property
+    def configured(self) -> Mapping[str, Answer]:
+        """The answers of static parts, by source, which the configuration has itself.
+
+        The table may have others for them: in another configuration, another list had the name.
+        """
+        return {state.source: Answer(state.part.servers) for state in self if state.part.is_static}
+
     def seed(
         self, sources: Iterable[str], installed: Mapping[str, Pools], stored: Mapping[str, LastGood]
     ) -> Sequence[ServiceState]:
@@ -255,15 +264,7 @@ class ServiceTable:
         restored = []
         for source in sources:
             state, last = self._states[source], stored.get(source)
-            own, numbered = installed.get(source), state.service.is_composed
-            if numbered and last:
-                parts = [installed[part.source] for part in state.service.parts if part.source in installed]
-                there = endpoints(server for pool in parts for server in pool)
-                is_off = state.part.share == 0  # then the kernel may lack its servers, or has those of other parts only
-                numbered = not endpoints(own or ()) <= endpoints(last.servers)
-                if own or not is_off:
-                    shared = last.servers if is_off else [one for one in last.servers if one.endpoint in there]
-                    own = _of_part(own or Pools(), last.servers, shared) or own
+            own, numbered = _recalled(state, installed, stored)
             servers = own if own is not None else last.servers if last else None
             if servers is None:
                 continue
@@ -317,32 +318,39 @@ class ServiceTable:
         one, would otherwise have all connects until the first answer. All of them wait while other sources serve their
         VIPs.
         """
-        if not self._has(Mark.UNTRIED) and not self._replacing:
+        if not (self._has(Mark.UNTRIED) or self._has(Mark.OFF) or self._replacing):
             return dict(self._sets)
         return {source: last for source, last in self._sets.items() if not self._waits(self._states[source])}
 
     def _waits(self, state: ServiceState) -> bool:
-        """Tell whether a part that was never published follows one that has neither servers nor an outcome yet."""
+        """Tell whether a part follows one that has neither servers nor an outcome yet.
+
+        One that was published waits for nothing, unless it is switched off: then it may have had no connects.
+        """
         if len(state.service.parts) == 1:
             return False
         if state.service.source in self._replacing and not self._can_replace(state.service):
             return True
-        return state.source not in self._begun and not self._is_next(state)
+        return (state.is_off or state.source not in self._begun) and not self._is_next(state)
 
     def _is_next(self, state: ServiceState) -> bool:
-        """Tell whether all parts that are used before a part have servers or an outcome."""
-        before = (part for part in state.service.parts if _place_in_line(part) < _place_in_line(state.part))
-        return all(self._states[part.source].is_tried for part in before)
+        """Tell whether all parts that are used before a part have servers or an outcome.
+
+        For one that is switched off, a failure of those beside it is not enough: it is no last resort.
+        """
+        before = [one for one in self._parts(state.service) if _place_in_line(one.part) < _place_in_line(state.part)]
+        beside = [one for one in before if one.part.priority == state.part.priority]
+        return all(one.is_tried for one in before) and all(one.known or one.answered for one in beside)
 
     def _can_replace(self, service: Service) -> bool:
         """Tell whether its own pools may replace those that other sources have left: they would not be worse.
 
         One of its parts served before and still can, and waits for no new one that is used before it: otherwise a
         standby would have all connects until the first answer of that one. Or every part has servers or an outcome, and
-        they are not all of failures and empty answers.
+        they are not all of failures and empty answers. Servers of parts that are switched off do not count.
         """
         parts = self._parts(service)
-        serving = [part for part in parts if any(part.serves(self._real_ranges, self._vips))]
+        serving = [part for part in parts if not part.is_off and any(part.serves(self._real_ranges, self._vips))]
         if any(part.source in self._begun and self._is_next(part) for part in serving):
             return True
         return all(part.is_tried for part in parts) and bool(
@@ -352,6 +360,11 @@ class ServiceTable:
     def places(self, known: Mapping[str, LastGood]) -> Mapping[str, Places]:
         """Return the places of the members of each of these sources; nothing if no service follows zones."""
         return {source: last.places for source, last in known.items()} if self._has(Mark.ZONED) else {}
+
+    @property
+    def divided(self) -> frozenset[str]:
+        """The sources of pools that follow zones whose servers have the tiers and weights of the kernel."""
+        return frozenset(state.source for state in self._with(Mark.ZONED) if state.numbered)
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -521,6 +534,41 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
         good = before.servers
     found = LastGood(good, None, state.opt_in, state.guarded.identities, state.places)
     return before if before and before == found else found
+
+
+def _recalled(
+    state: ServiceState, installed: Mapping[str, Pools], stored: Mapping[str, LastGood]
+) -> tuple[Pools | None, bool]:
+    """Return the installed real servers of a part, if there are any, as its source has named them if the disk has that.
+
+    :returns: and whether they have numbers of tiers as priorities.
+    """
+    service, last, own = state.service, stored.get(state.source), installed.get(state.source)
+    if not service.is_composed or not last:
+        return own, service.is_composed
+    there = _endpoints_of(service, installed)
+    is_off = state.part.share == 0  # then the kernel may lack its servers, or has those of other parts only
+    if service.zones and there and not _is_of_disk(service, installed, stored):
+        return (own if own is not None or is_off else Pools()), own is not None
+    numbered = not endpoints(own or ()) <= endpoints(last.servers)
+    if own or not is_off:
+        shared = last.servers if is_off else [one for one in last.servers if one.endpoint in there]
+        own = _of_part(own or Pools(), last.servers, shared) or own
+    return own, numbered
+
+
+def _endpoints_of(service: Service, installed: Mapping[str, Pools]) -> frozenset[Endpoint]:
+    return endpoints(server for part in service.parts for server in installed.get(part.source, ()))
+
+
+def _is_of_disk(service: Service, installed: Mapping[str, Pools], stored: Mapping[str, LastGood]) -> bool:
+    """Tell whether the disk has the same real servers as the kernel, so that it has the answers that divided them."""
+    there = _endpoints_of(service, installed)
+    for part in service.parts:
+        named = endpoints(stored[part.source].servers) if part.source in stored else frozenset()
+        if not endpoints(installed.get(part.source, ())) <= named or (part.share != 0 and not named <= there):
+            return False
+    return True
 
 
 def _of_part(own: Pools, named: Pools, shared: Iterable[RealServer]) -> Pools:

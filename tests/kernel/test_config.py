@@ -114,6 +114,19 @@ def test_sighup_applies_changes(instance: str, cgroup: Path, config: Path) -> No
             wait_until(lambda: services(instance) == {WEB: "web"} and pool(instance, WEB) == {}, "options count, too")
 
 
+def test_a_reload_publishes_the_lists_of_the_new_file_at_once(instance: str, cgroup: Path, config: Path) -> None:
+    """Services that exchange their names keep their servers: no connect of either reaches the other one's."""
+    with listening("127.0.0.1", "127.0.0.2") as (one, two):
+        config.write_text(OPTIONS + static("web", WEB, [one]) + static("ldap", LDAP, [two]))
+        with following(config, instance, cgroup) as found:
+            config.write_text(OPTIONS + static("ldap", WEB, [one]) + static("web", LDAP, [two]))
+            before = len(found.events())
+            reload(found)
+            wait_until(lambda: services(instance) == {WEB: "ldap", LDAP: "web"}, "the new names are there")
+            assert (pool(instance, WEB), pool(instance, LDAP)) == ({one.name: 1}, {two.name: 1})
+            assert "pool published" not in found.events()[before:]
+
+
 def test_sighup_applies_changes_while_the_cgroup_is_gone(instance: str, cgroup: Path, config: Path) -> None:
     """A unit is stopped, the file changes, and the unit starts again: its connects are balanced by the new file."""
     shop = cgroup / "shop"

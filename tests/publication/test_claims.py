@@ -201,16 +201,49 @@ def test_automatic_vips_are_those_of_the_name() -> None:
 
 
 def test_nobody_takes_a_part_of_an_automatic_vip() -> None:
-    """It belongs to its holder alone, on all ports and protocols; an address without a holder can be claimed."""
+    """It belongs to its service alone, on all ports and protocols, also on a host that holds nothing yet."""
     (home,) = automatic_addresses(["a"], RANGES[:1])["a"]
     vip = Vip(home, 0, Protocol.TCP)
     thief = Claim(service("b"), OptIn((Vip(home, 53, Protocol.UDP),)))
     claims = [claim("a", automatic=True), thief]
     found = resolve([], claims, {vip: "consul:a"}, RANGES[:1])
     assert given_to(found) == {"a": [str(vip)], "b": []}
-    assert given_to(resolve([], claims, {}, RANGES[:1]))["b"] == [str(thief.opt_in.vips[0])]
+    without_state = resolve([], claims, {}, RANGES[:1])
+    assert given_to(without_state) == given_to(found)
+    assert without_state.refused == found.refused
+    assert "belongs to consul:a" in str(found.refused["consul:b"])
+    assert given_to(resolve([], claims[1:], {}, RANGES[:1]))["b"] == [str(thief.opt_in.vips[0])]
+    holding = resolve([], claims, {thief.opt_in.vips[0]: "consul:b"}, RANGES[:1])
+    assert given_to(holding)["b"] == [str(thief.opt_in.vips[0])]
+    assert home not in {one.address for one in holding.services[0].vips}
     configured = [Service("x", "srv:x", (vip,), automatic=Protocol.TCP)]
     assert given_to(resolve(configured, [thief], {}, RANGES[:1]))["b"] == []
+
+
+HOMES: Final = [addresses[0] for addresses in automatic_addresses(NAMES, RANGES[:1]).values()]
+AT_HOMES: Final = st.builds(
+    lambda home, port, protocol: OptIn((Vip(home, port, protocol),)),
+    st.sampled_from(HOMES),
+    st.sampled_from([0, 80]),
+    st.sampled_from(Protocol),
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*NAMES, "d", "e"]), AT_HOMES | st.just(OptIn((), (Protocol.TCP,))), min_size=2),
+    st.sampled_from([[], [Service("x", "srv:x", (Vip(HOMES[0], 443, Protocol.TCP),))]]),
+)
+def test_hosts_with_and_without_state_agree_on_automatic_vips(
+    opt_ins: dict[str, OptIn], configured: list[Service]
+) -> None:
+    """Whatever other services name: one host has known the automatic ones for long, and one knows nothing yet."""
+    claims = [Claim(service(name), opt_in) for name, opt_in in opt_ins.items()]
+    earlier = resolve(configured, [one for one in claims if one.opt_in.automatic], {}, RANGES[:1])
+    holders = {vip: one.source for one in earlier.services for vip in one.vips}
+    old, new = resolve(configured, claims, holders, RANGES[:1]), resolve(configured, claims, {}, RANGES[:1])
+    assert (given_to(new), new.refused) == (given_to(old), old.refused)
+    later = resolve(configured, claims, {vip: one.source for one in new.services for vip in one.vips}, RANGES[:1])
+    assert (given_to(later), later.refused) == (given_to(new), new.refused)
 
 
 def test_a_vip_that_its_holder_exchanges_for_an_automatic_one_is_free_at_once() -> None:

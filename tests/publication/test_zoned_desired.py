@@ -83,23 +83,25 @@ def test_members_without_known_addresses_count_in_their_zone(zone: str, expected
 
 SOME: Final = st.sets(st.sampled_from(ENDS)).map(frozenset)
 FACTS: Final = st.builds(
-    lambda own, zones, out, web, mail: ZoneFacts(
+    lambda own, zones, out, web, mail, divided: ZoneFacts(
         own,
         {"consul:web": Places(dict.fromkeys(zones, "own"), dict.fromkeys(out, 2)), "consul:mail": NO_PLACES},
         {pool: ends for pool, ends in (("consul:web", web), ("pool:two", mail)) if ends},
+        divided,
     ),
     st.sampled_from(["own", "own", "far", None]),
     SOME,
     SOME,
     SOME,
     SOME,
+    st.frozensets(st.sampled_from(["consul:web", "consul:mail", "srv:mail"])),
 )
 SETS: Final = st.lists(st.sampled_from(SERVERS), unique=True).map(pools)
 
 
 @given(st.lists(st.tuples(FACTS, SETS, SETS), min_size=1, max_size=4))
 def test_what_is_built_from_an_earlier_result_is_the_same(steps: list[tuple[ZoneFacts, Pools, Pools]]) -> None:
-    """Whatever changes: the zone of the host, zones of members, those that are out or unhealthy, and the pools."""
+    """Whatever changes: zones of the host and of members, those that are out or unhealthy, starts, and the pools."""
     services = (WEB_SERVICE, MAIL_SERVICE)
     before: Desired | None = None
     for given_facts, web, mail in steps:

@@ -81,7 +81,7 @@ def test_the_own_zone_is_the_first_tier() -> None:
     st.sampled_from([1, 2, 3, 97, MAX_WEIGHT]),
 )
 def test_the_own_zone_keeps_what_it_can_take(usable: int, others: int, out: int, ejected: int, weight: int) -> None:
-    """Usable servers have 1.4 times their part of what is registered, at most all; the others have the rest."""
+    """Usable servers have 1.4 times their part of what is registered, at most all; by weight no other has more."""
     near, far = zone(0, usable + ejected, weight), zone(1, others, 3)
     lost = tuple(server(100 + number, weight) for number in range(out))
     zones = zoning([(*near, *far)], out=lost, unhealthy={one.endpoint for one in near[usable:]})
@@ -89,7 +89,8 @@ def test_the_own_zone_keeps_what_it_can_take(usable: int, others: int, out: int,
     assert [one.endpoint for one in sorted(found.pool, key=lambda one: one.endpoint)] == [
         one.endpoint for one in (*near, *far)
     ]
-    kept = min(Fraction(1), FACTOR * usable / (usable + ejected + out))
+    by_weight = Fraction(usable * weight, usable * weight + others * 3)
+    kept = min(Fraction(1), max(FACTOR * usable / (usable + ejected + out), by_weight))
     if usable < 2:
         assert {(one.priority, one.weight) for one in found.pool} == {(0, weight), (0, 3)}
     elif kept == 1:
@@ -131,28 +132,100 @@ def test_no_server_gets_much_more_than_its_fair_share(own: int, second: int, thi
     If the zone had at most 72 % of all servers, no server of another zone has more than 1.25 times its fair share. If
     it had at least 25 %, none of its own has more than 1.3 times its fair share, and never 1.4 times.
     """
-    sizes = own, second, third
-    lost = min(lost, own - 1)
-    registered = [zone(number, size) for number, size in enumerate(sizes)]
-    usable = [registered[0][lost:], *registered[1:]]
+    sizes, left = (own, second, third), max(1, own - lost)
+    loads = _loads([(own, left), (second, second), (third, third)])
+    if own <= 0.72 * sum(sizes):
+        assert max(loads[1:]) <= 1.25 + 1e-9
+    most = 1.3 if 4 * own >= sum(sizes) else 1.4
+    assert loads[0] <= most + 1e-9
+
+
+def _loads(zones: Sequence[tuple[int, int]]) -> list[float]:
+    """Return the load of a usable server of each zone, in fair shares.
+
+    :param zones: registered and usable servers of each; clients are in proportion to the registered ones.
+    """
+    registered = [zone(number, size) for number, (size, _) in enumerate(zones)]
+    usable = [servers[:left] for servers, (_, left) in zip(registered, zones, strict=True)]
+    out = {one.endpoint: 1 for servers, (_, left) in zip(registered, zones, strict=True) for one in servers[left:]}
     pool = tuple(one for servers in usable for one in servers)
     load = dict.fromkeys((one.endpoint for one in pool), 0.0)
-    for number, size in enumerate(sizes):
-        out = registered[0][:lost]
-        zones = {
-            one.endpoint: OWN if at == number else "other" for at, servers in enumerate(registered) for one in servers
-        }
-        around = Zoning(OWN, ZoneRule(), zones, [{one.endpoint: 1 for one in out}], ())
-        found = merge(CONSUL, [pool], around).pool
+    for number, (size, _) in enumerate(zones):
+        own = {one.endpoint: OWN if at == number else "x" for at, servers in enumerate(registered) for one in servers}
+        found = merge(CONSUL, [pool], Zoning(OWN, ZoneRule(), own, [out], ())).pool
         shares = target_shares([Member(one.priority, one.weight, ejected=False) for one in found])
         for one, share in zip(found, shares, strict=True):
             load[one.endpoint] += size * share
-    fair = sum(sizes) / len(pool)
-    assert sum(load.values()) == pytest.approx(sum(sizes))
-    if own <= 0.72 * sum(sizes):
-        assert max(load[one.endpoint] for servers in usable[1:] for one in servers) <= 1.25 * fair
-    most = 1.3 if 4 * own >= sum(sizes) else 1.4
-    assert max(load[one.endpoint] for one in usable[0]) <= most * fair + 1e-9
+    fair = sum(size for size, _ in zones) / len(pool)
+    return [load[servers[0].endpoint] / fair for servers in usable]
+
+
+LOSSY: Final = st.tuples(SIZE, st.integers(1, 30)).map(lambda sizes: (sizes[0], min(sizes)))
+
+
+@given(st.lists(LOSSY, min_size=2, max_size=4))
+def test_no_server_gets_twice_its_fair_share(zones: list[tuple[int, int]]) -> None:
+    """Whatever the sizes of zones are, and however many of their servers each of them loses."""
+    assert max(_loads(zones)) <= 2 + 1e-9
+
+
+@given(LOSSY, st.lists(SIZE, min_size=1, max_size=3))
+def test_a_small_zone_is_not_buried_by_a_large_one(large: tuple[int, int], others: list[int]) -> None:
+    """By weight, it gets no more of the connects that leave a zone than the servers which that zone still has."""
+    assert max(_loads([large, *((size, size) for size in others)])) <= 1 + 5 / 7 + 1e-9
+
+
+def test_a_zone_that_is_known_to_be_down_gets_no_connects() -> None:
+    """Its servers are behind the own zone, which keeps all, however many of its own it has lost."""
+    near, far = zone(0, 10), zone(1, 20)
+    down = {one.endpoint for one in far}
+    for lost in range(10):
+        left = near[lost:]
+        zones = zoning([(*left, *far)], out=near[:lost], unhealthy=down)
+        assert [one.priority for one in merge(CONSUL, [(*left, *far)], zones).pool] == [0] * len(left) + [1] * 20
+    all_down = zoning([(*near, *far)], unhealthy=down | {one.endpoint for one in near})
+    assert {one.priority for one in merge(CONSUL, [(*near, *far)], all_down).pool} == {0}
+
+
+@pytest.mark.parametrize(("lost", "kept"), [(5, Fraction(7, 10)), (9, Fraction(1, 4))])
+def test_only_usable_servers_of_another_zone_take_what_leaves_the_own_one(lost: int, kept: Fraction) -> None:
+    """The others of that zone are behind them all, whether the own zone spills or has too few servers."""
+    near, far = zone(0, 10), zone(1, 6)
+    pool = (*near[lost:], *far)
+    zones = zoning([pool], out=near[:lost], unhealthy={one.endpoint for one in far[3:]})
+    found = merge(CONSUL, [pool], zones)
+    assert [one.endpoint for one in found.pool if one.priority] == [one.endpoint for one in far[3:]]
+    own, rest = weights(found, zones, near=True), weights(found, zones, near=False)
+    assert (len(own), len(rest)) == (10 - lost, 3)
+    assert Fraction(sum(own), sum(own + rest)) == kept
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 3)), min_size=1, max_size=12))
+def test_each_server_is_in_one_tier_and_usable_ones_come_first(members: list[tuple[bool, bool, int]]) -> None:
+    """Of other zones; also servers of two parts, of which one lists a server as out."""
+    both: list[RealServer] = []
+    pools: tuple[list[RealServer], ...] = ([], [])
+    out: tuple[dict[Endpoint, int], ...] = ({}, {})
+    unhealthy: set[Endpoint] = set()
+    for number, (is_far, is_unhealthy, where) in enumerate(members):
+        one = server(1000 * is_far + number + 1)
+        both.append(one)
+        unhealthy |= {one.endpoint} if is_unhealthy else set()
+        for place in range(2):
+            if where in {place, 2, 3}:
+                pools[place].append(one)
+        if where == 3:
+            out[0][one.endpoint] = 1
+    parts = [Part("consul:a"), Part("consul:b")]
+    zones = Zoning(OWN, ZoneRule(), {one.endpoint: OWN for one in both if one.address[13] == 0}, out, unhealthy)
+    found = merge(parts, [tuple(pool) for pool in pools], zones).pool
+    assert sorted(one.endpoint for one in found) == [one.endpoint for one in sorted(both)]
+    if any(one.endpoint not in unhealthy for one in found):
+        far = [one for one in found if zones.zones.get(one.endpoint) != OWN]
+        usable = [one.priority for one in far if one.endpoint not in unhealthy]
+        others = [one.priority for one in far if one.endpoint in unhealthy]
+        assert all(tier == 1 for tier in others)
+        assert len({*usable}) <= 1
 
 
 def test_below_the_least_number_all_zones_are_one() -> None:

@@ -88,19 +88,21 @@ def test_a_last_resort_waits_for_the_parts_before_it() -> None:
 
 
 def test_a_part_that_is_switched_off_waits_for_those_beside_it() -> None:
-    """A start gives it no connects before one of the others has come back with something, be it a failure."""
+    """It gets no connects before they have servers or an answer: after a failure, the next priority serves."""
     off = (Part("static:old", share=0), Part("consul:new", share=100), Part("consul:last", share=5, priority=1))
     found = table(off, a=servers(9), c=servers(7))
     assert found.known == {}
     answered = table(off, a=servers(9), b=servers(1))
     assert answered.known.keys() == {"static:old", "consul:new"}
     found.hear("consul:new", Failure("refused"), 1, AT)
-    assert found.known.keys() == {"static:old", "consul:last"}
+    assert found.known.keys() == {"consul:last"}
+    found.hear("consul:new", Answer(()), 2, AT)
+    assert found.known.keys() == {one.source for one in off}
     assert table(off, a=servers(9), b=servers(1), c=servers(7)).known.keys() == {one.source for one in off}
     served = table(off, a=servers(9), b=servers(1))
     served.apply(served.known, ())
     served.adopt([service((off[0], Part("consul:newer", share=100)))])
-    assert served.known.keys() == {"static:old"}
+    assert served.known == {}
 
 
 def test_what_is_published_waits_for_nothing() -> None:
@@ -163,6 +165,22 @@ def test_critical_members_are_out_at_once_beside_another_part() -> None:
     alone = table(a=servers(1, 2))
     alone.hear(LOCAL, Answer((), out=out), 1, AT)
     assert hosts(alone, LOCAL) == ["10.0.0.1", "10.0.0.2"]
+
+
+@pytest.mark.parametrize("answer", ["empty", "few", "critical"])
+def test_a_part_that_is_switched_off_ends_no_hold(answer: str) -> None:
+    """It is no last resort: an answer that is wrong by mistake moves nothing to it before the hold is over."""
+    all_of = servers(1, 2, 3, 4)
+    parts = (Part("consul:web", share=100), Part("consul:canary", share=0), Part("consul:far", priority=1, share=0))
+    critical = Answer((), out=tuple(one.endpoint for one in all_of))
+    lacking = {"empty": Answer(()), "few": Answer(servers(1)), "critical": critical}[answer]
+    found = table(parts, a=all_of, b=servers(9))
+    found.hear("consul:web", lacking, 1, AT)
+    found.hear("consul:canary", Answer(servers(8, 9)), 2, AT)
+    assert tuple(found.known["consul:web"].servers) == all_of
+    change = found.hear("consul:far", Answer(servers(7)), 3, AT)  # alone in its priority, it is the next one
+    assert change
+    assert [one.now.source for one in change.released] == ["consul:web"]
 
 
 def test_a_part_that_nothing_can_use_cannot_serve() -> None:
@@ -338,8 +356,8 @@ def test_a_standby_takes_nothing_over_while_a_reload_asks_another_first_part(sta
         found = reloaded()
         assert (set(found.known), found.is_complete) == (set(), False)
         found.hear("consul:web?tag=v2", outcome, 2, AT)
-        answered = isinstance(outcome, Answer)
-        assert found.known.keys() == {REMOTE, LAST} | ({"consul:web?tag=v2"} if answered else set())
+        answered = {"consul:web?tag=v2"} if isinstance(outcome, Answer) else set()
+        assert found.known.keys() == {LAST} | answered | ({REMOTE} if answered or share is None else set())
         assert found.is_complete
 
 

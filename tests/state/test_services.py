@@ -459,16 +459,20 @@ def test_without_zones_places_are_not_passed_on() -> None:
 
 
 def test_a_start_takes_zones_and_weights_from_the_disk() -> None:
-    """The kernel has tiers and scaled weights: servers that the disk lacks get the scale of those that it has."""
+    """The kernel has tiers and scaled weights: they stay if the disk has other servers than it."""
     places = Places(dict.fromkeys(ENDS, "a"), {ENDS[2]: 5})
     scaled = pools(one._replace(priority=3, weight=7) for one in SERVERS[:2])
     for stored in (SERVERS[:2], SERVERS, SERVERS[:1], SERVERS[1:]):
-        expected = pools(SERVERS[:2])
         found = ServiceTable([ZONED])
         disk = {"consul:web": LastGood(pools(stored), 99, places=places)}
         found.seed(["consul:web"], {"consul:web": scaled}, disk)
-        assert found.known["consul:web"].servers == expected
+        is_same = stored == SERVERS[:2]
+        assert found.known["consul:web"].servers == (pools(stored) if is_same else scaled)
+        assert found.divided == (frozenset() if is_same else {"consul:web"})
         assert found.places(found.known) == {"consul:web": places}
+        found.hear("consul:web", Answer(SERVERS[:2]), 0, AT)
+        assert found.known["consul:web"].servers == pools(SERVERS[:2])
+        assert not found.divided
     plain = knowledge("consul:web")
     plain.seed(["consul:web"], {"consul:web": scaled}, {"consul:web": LastGood(pools(SERVERS[:2]))})
     assert plain.known["consul:web"].servers == scaled
