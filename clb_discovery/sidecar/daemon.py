@@ -35,6 +35,7 @@ from clb_discovery.model.zones import ZoneFacts
 from clb_discovery.publication import dead_peers
 from clb_discovery.sidecar.active_checks import ActiveChecks
 from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.sidecar.disk import Disk
 from clb_discovery.sidecar.health.watch import HealthWatch
 from clb_discovery.sidecar.hosts import HostsFile
 from clb_discovery.sidecar.last_good_file import Store
@@ -54,7 +55,10 @@ from clb_discovery.stderr import internal_error
 CHECK_EVERY: Final = 2.0
 """Seconds between two checks that the programs are still attached."""
 THREADS: Final = 6
-"""Operations that may wait for the kernel or a disk at the same time."""
+"""Operations that may wait for the kernel at the same time."""
+DISK_PATIENCE: Final = 0.7
+"""Seconds for which a round, and the end, wait for the disk. One that works needs less, so that names are there when
+the sidecar is ready; and a stop takes 2 s at most."""
 YOUNG: Final = 10_000
 """New objects between two searches for garbage in cycles; 700 take a third of the time to publish 10,000 services."""
 
@@ -74,7 +78,8 @@ class Daemon:
         self._service_manager = ServiceManager(self._announcer)
         self._services = ServiceTable(settings.services, options.max_services, options.real_range)
         self._instance = Instance(options.instance)
-        self._names = HostsFile(self._instance, self._announcer)
+        self._disk = Disk()
+        self._names = HostsFile(self._instance, self._announcer, self._disk)
         self._store = Store(options.state_dir, options.instance)
         self._meters = Meters()
         self._plane = settings.plane()
@@ -279,11 +284,9 @@ class Daemon:
         await publisher.look_at_outcomes()
         await publisher.look_around()
         self._write_state()  # before names: `unload` finds their file by it, even if we are killed meanwhile
-        await self._publish_names(publisher.installed)
+        await self._write_files(publisher.installed, now)
         await self._local_listeners.announce(publisher.installed)
         self._notify(publisher.installed, now, settled=settled)
-        if self._store.is_due(self._services.applied, now, self._zone.kept):
-            await self._write_last_good()
 
     async def _check_servers(self, publisher: Publisher) -> None:
         with self._announcer.trying("cannot follow checks", *self._bearable(OSError)):
@@ -413,15 +416,29 @@ class Daemon:
         self._service_manager.stopping()
         await self._watches.end()
         self._write_state()
-        if self._services.applied:  # otherwise the disk may have more
-            await self._write_last_good()
+        try:
+            async with asyncio.timeout(DISK_PATIENCE):
+                await self._disk.rest(None)
+                if self._services.applied:  # otherwise the disk may have more
+                    await self._write_last_good()
+        except TimeoutError:
+            stalled = f"the disk has not responded within {DISK_PATIENCE:g} s"
+            self._announcer.trouble("cannot save the last known good sets", stalled)
         _log.info("stopped; the last published pools stay in effect")
 
-    async def _publish_names(self, installed: Installed) -> None:
-        if not self._names.files:
-            return
-        with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
-            await asyncio.to_thread(self._names.publish, installed)
+    async def _write_files(self, installed: Installed, now: float) -> None:
+        """Write what is due on disk: the names, and the last good sets."""
+        keeps = self._store.is_due(self._services.applied, now, self._zone.kept)
+        if (keeps or self._names.files) and not self._disk.is_busy:
+            job = self._names_and_sets(installed, keeps=keeps)
+            await self._disk.start(job, None if self._settings.options.once else DISK_PATIENCE)
+
+    async def _names_and_sets(self, installed: Installed, *, keeps: bool) -> None:
+        if self._names.files:
+            with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
+                await self._names.publish(installed)
+        if keeps:
+            await self._write_last_good()
 
     def _write_state(self) -> None:
         self._self_report.zone = self._zone.document()
@@ -434,7 +451,7 @@ class Daemon:
         errors = self._bearable(HostError, OSError, ValueError)
         trying = self._announcer.trying("cannot save the last known good sets", *errors)
         with trying, self._meters.unkept.count_exceptions():
-            await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time(), self._zone.kept)
+            await self._disk.call(self._store.write, sets, asyncio.get_running_loop().time(), self._zone.kept)
 
     def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
         """Return the errors after which the sidecar goes on; with `once` there are none."""

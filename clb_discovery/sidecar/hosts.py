@@ -12,6 +12,7 @@ from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import real_path, remove_names, write_names
 from clb_discovery.layout.installed import Installed
 from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.sidecar.disk import Disk
 
 _log = structlog.stdlib.get_logger()
 
@@ -19,9 +20,10 @@ _log = structlog.stdlib.get_logger()
 class HostsFile:
     """The names of an instance's services, in the file of `--hosts-file`."""
 
-    def __init__(self, instance: Instance, announcer: Announcer) -> None:
+    def __init__(self, instance: Instance, announcer: Announcer, disk: Disk) -> None:
         self._instance = instance  # it remembers the files of the previous sidecar
         self._announcer = announcer
+        self._disk = disk
         self._path: Path | None = None
         self._left: set[Path] = set()  # other files, from which the names have to go
 
@@ -43,21 +45,25 @@ class HostsFile:
         """The files that may have names, which the next sidecar and `unload` have to know."""
         return sorted(map(str, [*self._left, *([real_path(self._path)] if self._path else [])]))
 
-    def publish(self, installed: Installed) -> None:
+    async def publish(self, installed: Installed) -> None:
         """Write the names of all services, even if another program has rewritten the file, and clean the other files.
+
+        `use` may be called meanwhile: the next call does the rest.
 
         :raises HostError: as `write_names`, when the others are clean, or cannot be cleaned now.
         """
-        self._clean()
-        if self._path is None:
+        path = self._path
+        await self._clean()
+        if path is None:
             return
-        found = names(installed.virtual)
+        found = await self._disk.call(names, installed.virtual)
         self._announcer.nameless(found.left_out)
-        if write_names(self._path, self._instance.name, found.addresses):
-            _log.info("names published", file=str(self._path), names=len(found.addresses))
+        if await self._disk.call(write_names, path, self._instance.name, found.addresses):
+            _log.info("names published", file=str(path), names=len(found.addresses))
 
-    def _clean(self) -> None:
+    async def _clean(self) -> None:
         """Remove the names from the other files; the next call tries again what this one cannot."""
-        left = remove_names(sorted(self._left), self._instance.name)
-        self._left = set(left)
+        files = sorted(self._left)
+        left = await self._disk.call(remove_names, files, self._instance.name) if files else {}
+        self._left -= set(files) - left.keys()
         self._announcer.trouble("cannot remove previously published names", "; ".join(left.values()) or None)
