@@ -102,7 +102,7 @@ class Daemon:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
 
-        :raises ClbError: when starting fails; with `once` also when a source does.
+        :raises ClbError: when starting fails; with `once` also when a source does, or a signal comes before the end.
         """
         gc.set_threshold(YOUNG)
         gc.disable()  # until the first pass of the main loop: what a start makes stays
@@ -224,12 +224,13 @@ class Daemon:
         return bool(restored)
 
     async def _main_loop(self, publisher: Publisher, health: HealthWatch | None) -> None:
+        once = self._settings.options.once
         while not self._wakeup.is_stopping:
             await (asyncio.sleep(0) if self._pending else self._wakeup.wait(self._next_look(publisher)))
             if self._wakeup.is_reloading:
                 await self._reload(publisher)
             if self._wakeup.is_stopping:
-                return
+                break
             with self._announcer.trying("round failed", *self._bearable(OSError)):  # such as no free descriptor
                 self._look_at_zones(publisher.installed, health)
                 await self._tick(publisher)
@@ -240,8 +241,10 @@ class Daemon:
             if not gc.isenabled():
                 gc.freeze()  # no search looks at it again
                 gc.enable()
-            if self._settings.options.once:
-                self._finish_once()
+            if once and self._is_done():
+                return
+        if once:
+            raise ClbError("stopped by a signal before everything was published; run it again")
 
     def _look_at_zones(self, installed: Installed, health: HealthWatch | None) -> None:
         """Publish again if other real servers are ejected or fail their checks, in pools that follow zones."""
@@ -339,18 +342,23 @@ class Daemon:
         published = bool(self._services.applied) and self._services.is_published
         return self._readiness.takes_over(now, published=published)
 
-    def _finish_once(self) -> None:
+    def _is_done(self) -> bool:
+        """Tell whether everything is in place.
+
+        :raises ClbError: if something will not be.
+        """
         lost = self._services.lost
         if lost:
             raise SourceError(lost[0].error)
         if self._zone.error:
             raise SourceError(self._zone.error)
         tried = self._self_report.last_sync and self._services.is_tried and self._zone.is_tried
-        if tried and not any(state.guarded.held for state in self._services):
-            for state in self._services:
-                if state.unpublished and not state.from_catalog:
-                    raise ClbError(f"{state.service.name} is not published: {state.unpublished[0].reason}")
-            self._wakeup.stop()
+        if not tried or any(state.guarded.held for state in self._services):
+            return False
+        for state in self._services:
+            if state.unpublished and not state.from_catalog:
+                raise ClbError(f"{state.service.name} is not published: {state.unpublished[0].reason}")
+        return True
 
     def _heard(self, source: str, outcome: Outcome) -> None:
         if self._early is not None:  # the guard needs the installed servers first

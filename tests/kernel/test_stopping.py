@@ -21,6 +21,7 @@ from tests.support.fake_source import FakeSource
 from tests.support.in_process import STOPS_WITHIN, real_servers, running_daemon, wait_for_names
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
+from tests.support.pace import patient
 from tests.support.process import START_TIMEOUT, free_port, wait_until
 from tests.support.sidecar import Sidecar, sidecar, status, wait_for_pool
 from tests.support.spares import loaded_instance
@@ -114,6 +115,23 @@ def test_sigterm_during_backoff_is_a_stop(instance: str, cgroup: Path, knot: Kno
         found.wait_for(lambda: found.events().count("source fails") == 2, "both fail")
         time.sleep(3)  # by now pauses are longer than the time to stop
         assert_ends(found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_once_that_is_stopped_has_failed(
+    instance: str, cgroup: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A script must not take it for done, because nothing was published yet."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.settimeout(patient(20))
+        options = [*WEB, "--once", "--resolver", f"127.0.0.1:{silent.getsockname()[1]}"]
+        with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
+            silent.recv(512)
+            found.wait_for(lambda: "started" in found.events(), "it has started")
+            found.process.send_signal(number)
+            assert found.process.wait(timeout=STOPS_WITHIN) == 1
+        assert "clb-discovery: stopped by a signal before everything was published" in found.log.read_text()
 
 
 def test_sigterm_during_a_reload_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
