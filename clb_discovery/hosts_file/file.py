@@ -90,6 +90,11 @@ def _opened(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterato
                 f"cannot replace {path}: it is a mount point, as in containers; give a file in a directory "
                 "that is mounted as a whole"
             ) from error
+        if error.errno == errno.EPERM:
+            raise HostError(
+                f"cannot replace {path}: it or its directory must not be changed; find out with lsattr, and allow it "
+                "with chattr -i -a, or give another file"
+            ) from error
         raise HostError(f"cannot write {path}: {error.strerror}; --hosts-file needs a writable directory") from error
     except ValueError as error:
         raise HostError(f"cannot write {path}: it {error}") from None

@@ -437,14 +437,15 @@ class Daemon:
     async def _write_files(self, installed: Installed, now: float) -> None:
         """Write what is due on disk: the names, and the last good sets."""
         keeps = self._store.is_due(self._services.applied, now, self._zone.kept)
-        if (keeps or self._names.files) and not self._disk.is_busy:
-            job = self._names_and_sets(installed, keeps=keeps)
+        names = self._names.is_due(now)
+        if (keeps or names) and not self._disk.is_busy:
+            job = self._names_and_sets(installed, now, names=names, keeps=keeps)
             await self._disk.start(job, None if self._settings.options.once else DISK_PATIENCE)
 
-    async def _names_and_sets(self, installed: Installed, *, keeps: bool) -> None:
-        if self._names.files:
+    async def _names_and_sets(self, installed: Installed, now: float, *, names: bool, keeps: bool) -> None:
+        if names:
             with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
-                await self._names.publish(installed)
+                await self._names.publish(installed, now)
         if keeps:
             await self._write_last_good()
 

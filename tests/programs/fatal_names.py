@@ -18,8 +18,8 @@ FILE = str(Path(sys.argv[1]).resolve())
 _publish = HostsFile.publish
 
 
-async def _publish_and_die(self: HostsFile, installed: Installed) -> None:
-    await _publish(self, installed)
+async def _publish_and_die(self: HostsFile, installed: Installed, now: float) -> None:
+    await _publish(self, installed, now)
     if FILE in self.files:
         os.kill(os.getpid(), signal.SIGKILL)
 
