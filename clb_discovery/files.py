@@ -89,17 +89,32 @@ def safe_place(path: Path) -> AbstractContextManager[Place]:
     return _walked(path, is_file=True)
 
 
+class Version(NamedTuple):
+    """The content of a file at a moment: a file that another program has changed or replaced has another version."""
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
 def read_file(place: Place, most: int = _MOST) -> bytes | None:
-    """Return the content of a file, or None if it does not exist.
+    """Return the content of a file as `read_version`."""
+    return read_version(place, most)[0]
+
+
+def read_version(place: Place, most: int = _MOST) -> tuple[bytes | None, Version | None]:
+    """Return the content of a file and its version, or None for both if it does not exist.
 
     :raises ValueError: if it is not a regular file, or has more bytes; the message continues after the file's name.
     """
     try:
         fd = os.open(place.name, _READ, dir_fd=place.directory)
     except FileNotFoundError:
-        return None
+        return None, None
     try:
-        kind = os.fstat(fd).st_mode
+        found = os.fstat(fd)  # before it is read: a change meanwhile makes another version
+        kind = found.st_mode
         if stat.S_ISDIR(kind):
             raise _error(errno.EISDIR)
         if not stat.S_ISREG(kind):
@@ -110,18 +125,21 @@ def read_file(place: Place, most: int = _MOST) -> bytes | None:
         os.close(fd)
     if len(content) > most:
         raise ValueError(f"is longer than {most} bytes")
-    return content
+    return content, _version(found)
 
 
 def replace_file(place: Place, content: bytes, *, lasting: bool) -> None:
-    """Replace a file as `replacing` does."""
+    """Replace a file as `replacing` does, whatever its content is now."""
     with replacing(place, lasting=lasting) as put:
-        put(content)
+        put(content, _version_now(place))
 
 
 @contextmanager
-def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None]]:
+def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes, Version | None], None]]:
     """Lock the replacement of a file while the block runs; yield a function that replaces its content, at most once.
+
+    It takes the new content, and the version of the file from which that was made. Other programs know nothing of the
+    lock: if one of them has changed the file meanwhile, such as during the sync to disk, its content stays.
 
     Readers see the whole old content or the whole new content. The file keeps its owner, mode and labels. The new
     content is first written to a temporary file beside it, whose name depends only on the name of the file. The
@@ -129,20 +147,22 @@ def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None
 
     :param lasting: whether the new content must survive a crash of the machine: it is synced to disk before the rename,
         and the rename before the block ends.
-    :raises BlockingIOError: if another process is replacing the file.
+    :raises BlockingIOError: if another process is replacing the file, or has changed it.
     :raises OSError: if it cannot be written; the file is unchanged then, and the temporary file is removed.
     """
     temporary = f".{place.name}.clb-discovery"
     fd = _made(place.directory, temporary)
     is_put = False
 
-    def put(content: bytes) -> None:
+    def put(content: bytes, version: Version | None) -> None:
         nonlocal is_put
         with os.fdopen(os.dup(fd), "wb") as file:
             file.write(content)
         _take_after(place, fd)
         if lasting:
             os.fsync(fd)
+        if _version_now(place) != version:
+            raise _error(errno.EWOULDBLOCK)
         os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
         is_put = True
         if lasting:
@@ -155,6 +175,17 @@ def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=place.directory)
         os.close(fd)
+
+
+def _version(found: os.stat_result) -> Version:
+    return Version(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _version_now(place: Place) -> Version | None:
+    try:
+        return _version(os.stat(place.name, dir_fd=place.directory, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
 
 
 def _made(directory: int, name: str) -> int:

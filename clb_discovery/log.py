@@ -10,12 +10,12 @@ import logging
 import os
 import sys
 import time
-from contextlib import suppress
-from typing import Final, TextIO, cast
+from functools import lru_cache
+from typing import Any, Final, TextIO, cast
 
 from clb_discovery.repeats import Repeats
 from clb_discovery.sentences import sentence
-from clb_discovery.stderr import described, priority
+from clb_discovery.stderr import Lines, described, priority
 from clb_discovery.text import printable, without_passwords
 
 # If rich is installed, structlog imports it for its tracebacks, which are not used here: 5 MB and 60 ms per sidecar.
@@ -43,36 +43,48 @@ def configure(form: str, level: str) -> None:
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *(_for_people() if console else _FOR_PROGRAMS),
+        _finish,
+    ]
+    lossy = _lossy(sys.stderr)
+    warns = structlog.make_filtering_bound_logger(logging.WARNING)
+    lossy.own_log = structlog.wrap_logger(structlog.ReturnLogger(), processors, warns)
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(_for_people() if console else _FOR_PROGRAMS),
-            _finish,
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Lossy(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", lossy)),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Libraries()], force=True)
 
 
 class _Lossy:
-    """A stream that drops what cannot be written: its disk is full, or its reader has gone. Balancing matters more."""
+    """A stream that loses the lines which cannot be written, and then has their number. Balancing matters more."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self._lost = 0
+        self.own_log: Any
+        """A log whose methods return the line instead of writing it."""
 
     def write(self, text: str) -> None:
-        """Write text, or drop it."""
-        with suppress(OSError):
-            self._stream.write(text)
+        """Write a line, or lose it."""
+        if self._lost:
+            text = f"{self.own_log.warning('lines of the log were lost', count=self._lost)}\n{text}"
+        self._lost = 0 if self._lines.write(text) else self._lost + 1
 
     def flush(self) -> None:
-        """Send what is buffered, or drop it."""
-        with suppress(OSError):
-            self._stream.flush()
+        """Do nothing, because nothing is buffered."""
+
+
+@lru_cache(1)
+def _lossy(stream: TextIO) -> _Lossy:
+    """Return the same one for each configuration, so that no lost line is forgotten."""
+    return _Lossy(Lines(stream))
 
 
 def _for_people() -> list[Processor]:

@@ -15,6 +15,7 @@ SENTENCES: Final = {
     "answer has a caveat": "Answer of {source} has a caveat: {note}",
     "changed options need a restart": "Changed options need a restart: {options}",
     "configuration reloaded": "Configuration reloaded: {services} services",
+    "lines of the log were lost": "{count} lines of the log were lost, because nothing could be written to stderr",
     "maps were recreated": "Maps for {cgroup} were recreated; every pool is published again",
     "member left out": "{member} of {service} is left out: {reason}",
     "more lines left out": "{count} more lines of this kind are left out: {of}",

@@ -200,7 +200,7 @@ def test_instances_take_turns(tmp_path: Path) -> None:
             try:
                 write_names(hosts, instance, NAMES)
             except HostError as error:
-                assert "another instance" in str(error)  # noqa: PT017 - nothing else may come
+                assert "another program" in str(error)  # noqa: PT017 - nothing else may come
                 time.sleep(0.001)
             else:
                 return
@@ -214,13 +214,56 @@ def test_instances_take_turns(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
 
 
+def _replaced(hosts: Path) -> None:
+    new = hosts.with_name("new")
+    new.write_text("127.0.0.1 locelhost\n")
+    new.rename(hosts)
+
+
+def _appended(hosts: Path) -> None:
+    with hosts.open("a") as file:
+        file.write("10.0.0.9 printer\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _replaced,
+        _appended,
+        lambda hosts: hosts.write_text("127.0.0.1 locelhost\n"),
+        Path.unlink,
+    ],
+)
+def test_a_change_of_another_program_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
+) -> None:
+    """Such as a rename of a tool while the disk syncs our content, which was made from the content before."""
+    hosts, sync, changed = tmp_path / "hosts", os.fsync, list[str]()
+    hosts.write_text("127.0.0.1 localhost\n")
+
+    def meanwhile(fd: int) -> None:
+        sync(fd)
+        if not changed:
+            change(hosts)
+            changed.append(hosts.read_text() if hosts.exists() else "")
+
+    monkeypatch.setattr("os.fsync", meanwhile)
+    with pytest.raises(HostError, match="another program is writing it; trying again"):
+        write_names(hosts, "default", NAMES)
+    assert (hosts.read_text() if hosts.exists() else "") == changed[0]
+    assert write_names(hosts, "default", NAMES)
+    assert hosts.read_text().startswith(changed[0])
+    assert "web.clb" in hosts.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
+
+
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     """While one writer has the file locked another one fails at once, and no temporary files are left."""
     with safe_place(tmp_path / "file") as place:
         with replacing(place, lasting=False) as put:
             with pytest.raises(BlockingIOError):
                 replace_file(place, b"other", lasting=False)
-            put(b"one")
+            put(b"one", None)
             with pytest.raises(FileNotFoundError):
                 os.stat(".file.clb-discovery", dir_fd=place.directory)
         assert read_file(place) == b"one"

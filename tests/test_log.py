@@ -5,16 +5,24 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pty
 import re
+import select
 import socket
 import subprocess
 import sys
+import termios
+import time
+import tty
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.log_events import events, named
+from tests.support.pace import patient
 from tests.support.terminal import on_terminal
 
 PROGRAM = """
@@ -58,6 +66,113 @@ def test_a_line_that_cannot_be_written_is_dropped(*, nobody_reads: bool) -> None
     with os.fdopen(write, "wb") as pipe, Path("/dev/full").open("wb") as full:
         output = pipe if nobody_reads else full
         subprocess.run([sys.executable, "-c", PROGRAM, "json", "debug"], check=True, stderr=output)
+
+
+ENDLESS = """
+import sys
+import structlog
+from clb_discovery import log
+log.configure("json", "info")
+long = "x" * int(sys.argv[1])
+for number, _ in enumerate(sys.stdin):
+    structlog.stdlib.get_logger().info("a line", number=number, long=long)
+    print(number, flush=True)
+"""
+
+
+def stopped_terminal() -> tuple[int, int]:
+    """Return a terminal after Ctrl-S."""
+    ours, its = pty.openpty()
+    tty.setraw(its)
+    termios.tcflow(its, termios.TCOOFF)
+    return ours, its
+
+
+def full_terminal() -> tuple[int, int]:
+    """Return a terminal, such as one of ssh, that nothing reads."""
+    ours, its = pty.openpty()
+    tty.setraw(its)
+    return ours, its
+
+
+def journal() -> tuple[int, int]:
+    """Return a stream as that of journald."""
+    return tuple(one.detach() for one in socket.socketpair())  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("length", [100, 20_000])
+@pytest.mark.parametrize("opened", [os.pipe, journal, stopped_terminal, full_terminal])
+def test_a_reader_that_is_stuck_stops_nothing(opened: Callable[[], tuple[int, int]], length: int) -> None:
+    """Lines are lost then. When it reads again, their number comes before the next line, which is whole."""
+    ours, its = opened()
+    command = [sys.executable, "-c", ENDLESS, str(length)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=its) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        began = 0.0
+        for number in range(1000):
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert select.select([process.stdout], [], [], 30)[0], f"line {number} waits for the reader"
+            assert int(process.stdout.readline()) == number
+            began = began or time.monotonic()  # when Python has started
+        assert time.monotonic() - began < patient(10)
+        if opened is stopped_terminal:
+            termios.tcflow(its, termios.TCOON)
+        shown = read(ours)
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        while process.poll() is None:
+            shown += read(ours)
+        shown += read(ours)
+        os.close(its)
+        os.close(ours)
+    *before, notice, last = shown.decode().splitlines()
+    whole = [json.loads(line)["number"] for line in before if line.endswith("}")]
+    assert whole == list(range(len(whole)))
+    assert len(whole) >= len(before) - 1  # one may be torn
+    assert json.loads(notice)["event"] == "lines of the log were lost"
+    assert json.loads(notice)["count"] == 1000 - len(whole)
+    assert json.loads(last)["number"] == 1000
+
+
+def read(descriptor: int) -> bytes:
+    """Return what can be read until nothing comes for a moment."""
+    found = b""
+    while select.select([descriptor], [], [], 0.2)[0] and (piece := os.read(descriptor, 65536)):
+        found += piece
+    return found
+
+
+def test_a_reader_that_is_slow_loses_nothing_of_a_burst() -> None:
+    """It gets a moment, such as at a start with many services."""
+    ours, its = os.pipe()
+    command = [sys.executable, "-c", ENDLESS, "1000"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=its) as process:
+        os.close(its)
+        assert process.stdin is not None
+        process.stdin.write(b"\n" * 100)
+        process.stdin.close()
+        shown = b""
+        while piece := os.read(ours, 4096):
+            shown += piece
+            time.sleep(0.001)
+        os.close(ours)
+    assert [json.loads(line)["number"] for line in shown.splitlines()] == list(range(100))
+
+
+def test_a_command_that_fails_ends_although_nothing_reads_why() -> None:
+    """The service manager starts a sidecar again only after it has ended."""
+    ours, its = os.pipe()
+    os.set_blocking(its, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(its, bytes(65536))
+    os.set_blocking(its, True)
+    command = [sys.executable, "-m", "clb_discovery", "run", "nonsense"]
+    assert subprocess.run(command, check=False, stderr=its, timeout=patient(30)).returncode == 2
+    os.close(its)
+    os.close(ours)
 
 
 def test_a_service_gets_one_json_object_a_line(tmp_path: Path) -> None:

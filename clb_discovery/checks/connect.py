@@ -23,8 +23,9 @@ from clb_discovery.model.address import Address, format_address, is_ipv4
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: close(2) resets the connection
 _ANSWERS: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT})
 """Errors of a connect that is under way without an ICMP message: a reset, or silence."""
-_FROM_HERE: Final = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
-"""Errors of an established connection that come from this host; the last one if another program here has closed it."""
+_FROM_HERE: Final = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC, errno.ECONNABORTED})
+"""Errors of an established connection, or of waiting for one, that come from this host: epoll_ctl(2) returns ENOSPC if
+the user waits for too many files, and a connection has the last one if another program here has closed it."""
 
 _RECVERR: Final = {  # of linux/in.h and linux/in6.h
     socket.AF_INET: (socket.IPPROTO_IP, 11),

@@ -44,10 +44,10 @@ class Runner:
         self.late = 0.0
         """Seconds by which the last check began late; 0 if none has begun since `follow`."""
 
-    def follow(self, targets: Collection[Target]) -> None:
-        """Check these from now on, and no others."""
+    def follow(self, targets: Collection[Target], down: Collection[Target] = ()) -> None:
+        """Check these from now on, and no others; those that are down now, if they are new."""
         self.late = 0.0
-        self._schedule.follow(targets, asyncio.get_running_loop().time())
+        self._schedule.follow(targets, asyncio.get_running_loop().time(), down)
         self._changed.set()
 
     def hurry(self, target: Target, pause: float) -> None:

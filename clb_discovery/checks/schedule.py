@@ -25,13 +25,17 @@ class Schedule:
         self._hurried: dict[Target, float] = {}  # when, of those that were
         self._number = 0  # breaks ties in the heap, in the order of entry
 
-    def follow(self, targets: Collection[Target], now: float) -> None:
-        """Check these from now on, and no others. The first check of a new one is due within its interval."""
+    def follow(self, targets: Collection[Target], now: float, down: Collection[Target] = ()) -> None:
+        """Check these from now on, and no others. The first check of a new one is due within its interval.
+
+        :param down: those whose first check is due at once, because only a lease keeps them out.
+        """
         for target in self._due.keys() - targets:
             del self._due[target]
         for target in targets:
             if target not in self._due:
-                self._put(target, now + self._jitter() * target.check.interval)
+                pause = 0.0 if target in down else self._jitter() * target.check.interval
+                self._put(target, now + pause)
         self._hurried = {
             target: at
             for target, at in self._hurried.items()

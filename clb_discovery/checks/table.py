@@ -121,7 +121,8 @@ class CheckTable:
     def follow(self, pools: Iterable[CheckedPool], leases: Mapping[bytes, Verdict] | None = None) -> Collection[Target]:
         """Take these pools in place of the previous ones; return the targets to check.
 
-        A member that is down stays so if its check changes, until the new one has passed often enough.
+        A member that is down stays so if its check changes, until the new one has passed often enough. One that is out
+        has a lease by the new interval from then on, because its next result may come later.
 
         :param leases: verdicts of checks in the kernel's maps that are valid now, which an earlier sidecar has left.
             Their members begin as down, so that a restart sends no connects to servers that hang.
@@ -137,6 +138,8 @@ class CheckTable:
                 self._targets[member.key] = member.target
                 if member.target not in self._records and member.key in down:
                     self._records[member.target] = replace(down[member.key])
+                    if member.key in self._out:
+                        self._records[member.target].verdict = _lasting(down[member.key].verdict, member.target)
         self._users = users
         self._records = {target: self._records.get(target) or _Record() for target in users}
         self._out = {key: since for key, since in self._out.items() if key in self._targets}
@@ -183,6 +186,11 @@ class CheckTable:
                 self._decide(self._pools[vip], now, ejected, found)
         self._dirty = set()
         return found
+
+    @property
+    def down(self) -> set[Target]:
+        """The targets that are down."""
+        return {target for target, record in self._records.items() if not record.health.up}
 
     @property
     def out(self) -> Mapping[bytes, int]:
@@ -277,6 +285,11 @@ def _pause(target: Target, last: int) -> int:
     """Return the interval of a check, or the last pause: if checks are late, a lease has to last until the next one."""
     interval = round(target.check.interval * _SECOND)
     return min(max(interval, last), _MOST_LATE * interval)
+
+
+def _lasting(verdict: Verdict, target: Target) -> Verdict:
+    """Return a verdict that is valid for as long as one of this target."""
+    return verdict._replace(out_until=max(verdict.out_until, verdict.decided_at + LEASE * _pause(target, 0)))
 
 
 def _members(pool: CheckedPool) -> Sequence[Member]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from clb_discovery.cli.parser import PROGRAM, make_parser
 from clb_discovery.errors import ClbError
-from clb_discovery.stderr import internal_error, priority
+from clb_discovery.stderr import PATIENCE, internal_error, is_ready, priority
 from clb_discovery.text import printable, without_passwords
 
 _OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
@@ -58,8 +58,10 @@ def _forget_output() -> None:
 def _failed(message: str, exit_code: int) -> int:
     # The message may repeat the command line or the answer of a server.
     line = f"{priority('error')}{PROGRAM}: {printable(without_passwords(message))}"
-    with suppress(OSError):  # the exit code says that something failed, also if nobody reads the reason
-        print(line, file=sys.stderr)  # noqa: T201 - this is how commands report errors
+    # The exit code says that something failed, also if nothing reads the reason: a sidecar that failed starts again.
+    with suppress(OSError):
+        if is_ready(sys.stderr, PATIENCE):
+            print(line, file=sys.stderr)  # noqa: T201 - this is how commands report errors
     return exit_code
 
 

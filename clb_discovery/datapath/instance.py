@@ -74,6 +74,7 @@ class Instance:
         """
         self.name = name
         self._directory = RUN / name
+        self._held: tuple[int, _Bytes] | None = None  # the lock of `locked`, and the part of it
 
     def exists(self) -> bool:
         """Tell whether any process has held or traced the instance since the boot."""
@@ -87,8 +88,34 @@ class Instance:
         :raises BusyError: if another process holds it.
         :raises HostError: if the directory cannot be used.
         """
-        with self._locked(_LOCK, _STOP_IT, _BOTH if loads else _WRITING):
+        part = _BOTH if loads else _WRITING
+        self._held = self._taken(_LOCK, _STOP_IT, part), part
+        try:
             yield
+        finally:
+            os.close(self._held[0])
+            self._held = None
+
+    def lock_again(self) -> bool:
+        """Take the lock of `locked` again if its file was removed, such as by a program that cleans /run.
+
+        Otherwise a second writer could start, and no other process would find this one.
+
+        :returns: whether it was removed, and the state files with it.
+        :raises BusyError: if another process holds the instance by now.
+        :raises HostError: if the directory cannot be used.
+        """
+        if self._held is None or os.fstat(self._held[0]).st_nlink:
+            return False
+        removed, part = self._held
+        try:
+            self._held = self._taken(_LOCK, _STOP_IT, part), part
+        except HostError as error:
+            raise HostError(
+                f"{self._directory} was removed, and with it the lock that keeps a second sidecar away: {error}"
+            ) from None
+        os.close(removed)
+        return True
 
     @contextmanager
     def loading(self) -> Iterator[bool]:
@@ -110,6 +137,13 @@ class Instance:
 
     @contextmanager
     def _locked(self, name: str, fix: str, part: _Bytes) -> Iterator[int]:
+        lock = self._taken(name, fix, part)
+        try:
+            yield lock
+        finally:
+            os.close(lock)
+
+    def _taken(self, name: str, fix: str, part: _Bytes) -> int:
         try:
             with safe_directory(RUN, make=True), self._opened(make=True) as directory:
                 # A process that can read the file can lock it and so block our lock.
@@ -119,10 +153,10 @@ class Instance:
                 f"cannot use {self._directory}: {error.strerror}; run as root, or as a member of the group of: "
                 "clb-discovery load --group GROUP"
             ) from error
+        if _lock_bytes(lock, part):
+            return lock
         try:
-            if not _lock_bytes(lock, part):
-                raise BusyError(f"instance {self.name!r} is held by process {_holder(lock, part)}; {fix}")
-            yield lock
+            raise BusyError(f"instance {self.name!r} is held by process {_holder(lock, part)}; {fix}")
         finally:
             os.close(lock)
 

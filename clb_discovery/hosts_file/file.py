@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clb_discovery.errors import HostError
-from clb_discovery.files import Place, read_file, replacing, safe_place
+from clb_discovery.files import Place, Version, read_version, replacing, safe_place
 from clb_discovery.hosts_file.block import with_block
 from clb_discovery.model.address import Address
 
@@ -26,13 +26,13 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
     with _opened(path, addresses) as place:
         if place is None:
             return False
-        content, wanted = _read_and_wanted(place, instance, addresses)
+        content, wanted, _ = _read_and_wanted(place, instance, addresses)
         if wanted == content:
             return False
         with replacing(place, lasting=True) as put:
-            content, wanted = _read_and_wanted(place, instance, addresses)  # may have changed meanwhile
+            content, wanted, version = _read_and_wanted(place, instance, addresses)  # may have changed meanwhile
             if wanted != content:
-                put(wanted)
+                put(wanted, version)
         return wanted != content
 
 
@@ -56,7 +56,7 @@ def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address
     with _opened(path, addresses) as place:
         if place is None:
             return None
-        content, wanted = (_lines(one) for one in _read_and_wanted(place, instance, addresses))
+        content, wanted = (_lines(one) for one in _read_and_wanted(place, instance, addresses)[:2])
     if content == wanted:
         return None
     added, removed = [line for line in wanted if line not in content], [line for line in content if line not in wanted]
@@ -81,7 +81,7 @@ def _opened(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterato
                 place = None
             yield place
     except BlockingIOError:
-        raise HostError(f"cannot write {path}: another instance is writing it; trying again") from None
+        raise HostError(f"cannot write {path}: another program is writing it; trying again") from None
     except HostError as error:
         raise HostError(f"cannot write {path}: {error}") from None
     except OSError as error:
@@ -89,6 +89,11 @@ def _opened(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterato
             raise HostError(
                 f"cannot replace {path}: it is a mount point, as in containers; give a file in a directory "
                 "that is mounted as a whole"
+            ) from error
+        if error.errno == errno.EPERM:
+            raise HostError(
+                f"cannot replace {path}: it or its directory must not be changed; find out with lsattr, and allow it "
+                "with chattr -i -a, or give another file"
             ) from error
         raise HostError(f"cannot write {path}: {error.strerror}; --hosts-file needs a writable directory") from error
     except ValueError as error:
@@ -100,7 +105,7 @@ def _may_have_names(path: Path, instance: str) -> bool:
     try:
         directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            content, without = _read_and_wanted(Place(directory, path.name), instance, {})
+            content, without, _ = _read_and_wanted(Place(directory, path.name), instance, {})
         finally:
             os.close(directory)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -110,10 +115,14 @@ def _may_have_names(path: Path, instance: str) -> bool:
     return content != without
 
 
-def _read_and_wanted(place: Place, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> tuple[bytes, bytes]:
-    content = read_file(place) or b""
+def _read_and_wanted(
+    place: Place, instance: str, addresses: Mapping[str, tuple[Address, ...]]
+) -> tuple[bytes, bytes, Version | None]:
+    """Return the content of the file, the content that it should have, and its version."""
+    found, version = read_version(place)
+    content = found or b""
     text = content.decode("utf-8", "surrogateescape")
-    return content, with_block(text, instance, addresses).encode("utf-8", "surrogateescape")
+    return content, with_block(text, instance, addresses).encode("utf-8", "surrogateescape"), version
 
 
 def _lines(content: bytes) -> list[str]:

@@ -103,7 +103,7 @@ class ActiveChecks:
         for key, since in out.items():
             if key not in self._table.out and installed.index_of(key) is not None:  # it is not checked any more
                 self._released[key] = since
-        self._runner.follow(targets)
+        self._runner.follow(targets, self._table.down)
         self._services = _services(installed, pools)
         self._meters.follow_checks({service for services in self._services.values() for service in services})
         self._unchecked = {target: why for target, why in self._unchecked.items() if target in targets}

@@ -35,6 +35,7 @@ from clb_discovery.model.zones import ZoneFacts
 from clb_discovery.publication import dead_peers
 from clb_discovery.sidecar.active_checks import ActiveChecks
 from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.sidecar.disk import Disk
 from clb_discovery.sidecar.health.watch import HealthWatch
 from clb_discovery.sidecar.hosts import HostsFile
 from clb_discovery.sidecar.last_good_file import Store
@@ -54,7 +55,10 @@ from clb_discovery.stderr import internal_error
 CHECK_EVERY: Final = 2.0
 """Seconds between two checks that the programs are still attached."""
 THREADS: Final = 6
-"""Operations that may wait for the kernel or a disk at the same time."""
+"""Operations that may wait for the kernel at the same time."""
+DISK_PATIENCE: Final = 0.7
+"""Seconds for which a round, and the end, wait for the disk. One that works needs less, so that names are there when
+the sidecar is ready; and a stop takes 2 s at most."""
 YOUNG: Final = 10_000
 """New objects between two searches for garbage in cycles; 700 take a third of the time to publish 10,000 services."""
 
@@ -74,7 +78,8 @@ class Daemon:
         self._service_manager = ServiceManager(self._announcer)
         self._services = ServiceTable(settings.services, options.max_services, options.real_range)
         self._instance = Instance(options.instance)
-        self._names = HostsFile(self._instance, self._announcer)
+        self._disk = Disk()
+        self._names = HostsFile(self._instance, self._announcer, self._disk)
         self._store = Store(options.state_dir, options.instance)
         self._meters = Meters()
         self._plane = settings.plane()
@@ -97,7 +102,7 @@ class Daemon:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
 
-        :raises ClbError: when starting fails; with `once` also when a source does.
+        :raises ClbError: when starting fails; with `once` also when a source does, or a signal comes before the end.
         """
         gc.set_threshold(YOUNG)
         gc.disable()  # until the first pass of the main loop: what a start makes stays
@@ -224,12 +229,13 @@ class Daemon:
         return bool(restored)
 
     async def _main_loop(self, publisher: Publisher, health: HealthWatch | None) -> None:
+        once = self._settings.options.once
         while not self._wakeup.is_stopping:
             await (asyncio.sleep(0) if self._pending else self._wakeup.wait(self._next_look(publisher)))
             if self._wakeup.is_reloading:
                 await self._reload(publisher)
             if self._wakeup.is_stopping:
-                return
+                break
             with self._announcer.trying("round failed", *self._bearable(OSError)):  # such as no free descriptor
                 self._look_at_zones(publisher.installed, health)
                 await self._tick(publisher)
@@ -240,8 +246,10 @@ class Daemon:
             if not gc.isenabled():
                 gc.freeze()  # no search looks at it again
                 gc.enable()
-            if self._settings.options.once:
-                self._finish_once()
+            if once and self._is_done():
+                return
+        if once:
+            raise ClbError("stopped by a signal before everything was published; run it again")
 
     def _look_at_zones(self, installed: Installed, health: HealthWatch | None) -> None:
         """Publish again if other real servers are ejected or fail their checks, in pools that follow zones."""
@@ -284,11 +292,9 @@ class Daemon:
         await publisher.look_at_outcomes()
         await publisher.look_around()
         self._write_state()  # before names: `unload` finds their file by it, even if we are killed meanwhile
-        await self._publish_names(publisher.installed)
+        await self._write_files(publisher.installed, now)
         await self._local_listeners.announce(publisher.installed)
         self._notify(publisher.installed, now, settled=settled)
-        if self._store.is_due(self._services.applied, now, self._zone.kept):
-            await self._write_last_good()
 
     async def _check_servers(self, publisher: Publisher) -> None:
         with self._announcer.trying("cannot follow checks", *self._bearable(OSError)):
@@ -341,18 +347,23 @@ class Daemon:
         published = bool(self._services.applied) and self._services.is_published
         return self._readiness.takes_over(now, published=published)
 
-    def _finish_once(self) -> None:
+    def _is_done(self) -> bool:
+        """Tell whether everything is in place.
+
+        :raises ClbError: if something will not be.
+        """
         lost = self._services.lost
         if lost:
             raise SourceError(lost[0].error)
         if self._zone.error:
             raise SourceError(self._zone.error)
         tried = self._self_report.last_sync and self._services.is_tried and self._zone.is_tried
-        if tried and not any(state.guarded.held for state in self._services):
-            for state in self._services:
-                if state.unpublished and not state.from_catalog:
-                    raise ClbError(f"{state.service.name} is not published: {state.unpublished[0].reason}")
-            self._wakeup.stop()
+        if not tried or any(state.guarded.held for state in self._services):
+            return False
+        for state in self._services:
+            if state.unpublished and not state.from_catalog:
+                raise ClbError(f"{state.service.name} is not published: {state.unpublished[0].reason}")
+        return True
 
     def _heard(self, source: str, outcome: Outcome) -> None:
         if self._early is not None:  # the guard needs the installed servers first
@@ -418,15 +429,30 @@ class Daemon:
         self._service_manager.stopping()
         await self._watches.end()
         self._write_state()
-        if self._services.applied:  # otherwise the disk may have more
-            await self._write_last_good()
+        try:
+            async with asyncio.timeout(DISK_PATIENCE):
+                await self._disk.rest(None)
+                if self._services.applied:  # otherwise the disk may have more
+                    await self._write_last_good()
+        except TimeoutError:
+            stalled = f"the disk has not responded within {DISK_PATIENCE:g} s"
+            self._announcer.trouble("cannot save the last known good sets", stalled)
         _log.info("stopped; the last published pools stay in effect")
 
-    async def _publish_names(self, installed: Installed) -> None:
-        if not self._names.files:
-            return
-        with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
-            await asyncio.to_thread(self._names.publish, installed)
+    async def _write_files(self, installed: Installed, now: float) -> None:
+        """Write what is due on disk: the names, and the last good sets."""
+        keeps = self._store.is_due(self._services.applied, now, self._zone.kept)
+        names = self._names.is_due(now)
+        if (keeps or names) and not self._disk.is_busy:
+            job = self._names_and_sets(installed, now, names=names, keeps=keeps)
+            await self._disk.start(job, None if self._settings.options.once else DISK_PATIENCE)
+
+    async def _names_and_sets(self, installed: Installed, now: float, *, names: bool, keeps: bool) -> None:
+        if names:
+            with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
+                await self._names.publish(installed, now)
+        if keeps:
+            await self._write_last_good()
 
     def _write_state(self) -> None:
         self._self_report.zone = self._zone.document()
@@ -439,7 +465,7 @@ class Daemon:
         errors = self._bearable(HostError, OSError, ValueError)
         trying = self._announcer.trying("cannot save the last known good sets", *errors)
         with trying, self._meters.unkept.count_exceptions():
-            await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time(), self._zone.kept)
+            await self._disk.call(self._store.write, sets, asyncio.get_running_loop().time(), self._zone.kept)
 
     def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
         """Return the errors after which the sidecar goes on; with `once` there are none."""

@@ -74,8 +74,13 @@ class SelfReport:
     def write(
         self, services: ServiceTable, hosts_files: Sequence[str], checks: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        """Write the report and the sources, unless nothing has changed; after an error the next call tries again."""
+        """Write the report and the sources, unless nothing has changed; after an error the next call tries again.
+
+        :raises ClbError: as `Instance.lock_again` and `Instance.write_state`.
+        """
         document = {**self.document(services, hosts_files, checks), "sources": services.documents}
+        if self._instance.lock_again():
+            self._written = None
         if document != self._written:
             self._instance.write_state(document)
             self._written = document

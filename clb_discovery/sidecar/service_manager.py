@@ -25,6 +25,7 @@ class ServiceManager:
         self._is_ready = False
         self._knows = False
         """Whether it knows that; it does not while a report of it could not be sent."""
+        self._socket: socket.socket | None = None  # one for all messages: later there may be no descriptor
         self._status: str | None = None
         """The status line that it has."""
 
@@ -51,8 +52,11 @@ class ServiceManager:
             self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """Report that the sidecar stops."""
+        """Report that the sidecar stops, which is the last message."""
         self._send("STOPPING=1")
+        if self._socket:
+            self._socket.close()
+            self._socket = None
 
     def _send(self, *lines: str) -> bool:
         """Send a message; return whether there is nothing to send again."""
@@ -60,11 +64,12 @@ class ServiceManager:
             return True
         trouble = None
         # A leading @ stands for the NUL of the abstract namespace, unix(7).
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.settimeout(_PATIENCE)
-                sock.connect("\0" + self._address[1:] if self._address.startswith("@") else self._address)
-                sock.sendall("\n".join(lines).encode())
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                self._socket.settimeout(_PATIENCE)
+            self._socket.sendto("\n".join(lines).encode(), address)  # not connected: it may be bound again
         except OSError as error:  # following discovery matters more than reports
             trouble = f"{self._address}: {error}"
         self._announcer.trouble("cannot notify the service manager", trouble)

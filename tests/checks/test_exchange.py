@@ -293,6 +293,20 @@ def no_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("check", ["tcp", "http://web.example/"])
+def test_a_full_epoll_is_no_verdict(monkeypatch: pytest.MonkeyPatch, check: str) -> None:
+    """Nor is one that is full (fs.epoll.max_user_watches)."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def run() -> Result:
+        monkeypatch.setattr("selectors.EpollSelector.register", full)
+        return await look(1, check)
+
+    assert asyncio.run(run()) == Result(None, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("check", ["tcp", "http://web.example/"])
 def test_a_lack_of_descriptors_is_no_verdict(check: str) -> None:
     """Otherwise a host that is short of them would take all servers out."""
 

@@ -33,6 +33,16 @@ def test_first_checks_are_spread_over_the_interval() -> None:
     assert min(counts) > 10
 
 
+def test_the_first_check_of_a_server_that_is_down_is_due_at_once() -> None:
+    """Such as after a restart, or with another interval: only a lease keeps it out. Known ones keep their time."""
+    (known,), (down, up) = targets(1, interval=3.0), targets(2)
+    one = schedule(jitter=0.5)
+    one.follow([known], now=50.0)
+    one.follow([known, down, up], now=50.5, down={known, down})
+    assert one.take(50.5) == [down]
+    assert one.take(51.5) == [known, up]
+
+
 @given(st.floats(0, 1), st.floats(0, 0.9), st.integers(1, 20))
 def test_a_check_keeps_its_pace(jitter: float, takes: float, times: int) -> None:
     """From start to start there is one interval, however long a check takes within it."""

@@ -329,16 +329,44 @@ def test_a_restarted_sidecar_keeps_servers_out() -> None:
     assert checked.round({2: PASSED}).changes == [Change(b"m2", None, checked.now - 95 * SECOND)]
 
 
+def changed(interval: float) -> CheckedPool:
+    """Return a pool of three servers whose checks have another interval."""
+    check = replace(CHECK, interval=interval)
+    return CheckedPool(VIP, (tuple(Member(one.key, one.target._replace(check=check)) for one in pool(3).tiers[0]),))
+
+
+@pytest.mark.parametrize(("interval", "lease"), [(1.0, 6), (30.0, 90)])
+def test_a_lease_lasts_until_the_first_result_of_a_changed_check(interval: float, lease: int) -> None:
+    """It is as long as with the new interval from the beginning, and no shorter than before."""
+    checked = Checked(pool(3))
+    checked.down(2)
+    before = checked.now
+    checked.now += SECOND
+    checked.table.follow([changed(interval)])
+    written = {**checked.decisions[-1].verdicts, **checked.table.decide(checked.now).verdicts}
+    assert written == {b"m2": Verdict(before, before + lease * SECOND)}
+
+
+def test_a_changed_check_puts_no_server_out() -> None:
+    """One that came back with the end of its lease stays in service until a check of it fails."""
+    checked = Checked(pool(3))
+    checked.down(2)
+    checked.now += 6 * SECOND
+    assert checked.round({2: UNKNOWN}).changes
+    checked.table.follow([changed(interval=30.0)])
+    assert checked.table.decide(checked.now) == Decisions()
+
+
 def test_a_server_that_is_down_stays_so_if_its_check_changes() -> None:
     """Otherwise a reload would send connects to servers that hang; the new check has to pass often enough."""
     checked = Checked(pool(3))
     checked.down(2)
-    slower = replace(CHECK, interval=4.0)
-    members = tuple(Member(member.key, member.target._replace(check=slower)) for member in pool(3).tiers[0])
-    checked.table.follow([CheckedPool(VIP, (members,))])
-    assert checked.table.decide(checked.now) == Decisions()
+    slower = changed(interval=4.0)
+    checked.table.follow([slower])
+    assert checked.table.decide(checked.now).changes == []
     assert checked.table.failing() == {VIP: {b"m2": "HTTP 503"}}
-    target_ = members[1].target
+    target_ = slower.tiers[0][1].target
+    assert checked.table.down == {target_}
     for passed in (False, True):
         checked.now += 4 * SECOND
         checked.table.hear(target_, PASSED, checked.now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -212,6 +213,22 @@ def test_state_that_cannot_be_written_is_no_reason_to_end(
         assert "is the file system full?" in events[0]["error"]
     finally:
         in_the_way.rmdir()
+
+
+def test_state_that_was_removed_is_written_again(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """A program that cleans /run does not hide the sidecar, and does not let a second one start beside it."""
+    serve(knot, "127.0.0.1:1")
+    options = [*WEB, *resolver(knot)]
+    with sidecar(instance, cgroup, tmp_path, options) as found:
+        shutil.rmtree(RUN / instance)
+        assert not status(instance)["sidecar"]["running"]
+        found.wait_for(lambda: bool(status(instance)["sidecar"]["running"]), "it is found again")
+        assert status(instance)["sources"]
+        second = clb("run", *options, "--instance", instance, "--cgroup", cgroup)
+        assert second.returncode == 4
+        assert f"is held by process {found.process.pid}" in second.stderr
+        assert found.stop() == 0
+    assert [line for line in found.lines() if line["level"] != "info"] == []
 
 
 def test_log_is_one_json_object_a_line(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:

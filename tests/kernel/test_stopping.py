@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from tests.support.fake_source import FakeSource
 from tests.support.in_process import STOPS_WITHIN, real_servers, running_daemon, wait_for_names
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
+from tests.support.pace import patient
 from tests.support.process import START_TIMEOUT, free_port, wait_until
-from tests.support.sidecar import Sidecar, sidecar
+from tests.support.sidecar import Sidecar, sidecar, status, wait_for_pool
 from tests.support.spares import loaded_instance
-from tests.support.srv_web import OTHER_VIP, VIP, WEB, resolver, serve
+from tests.support.srv_web import OTHER_VIP, VIP, WEB, resolver, serve, weighted
 
 instance = loaded_instance
 
@@ -115,6 +117,23 @@ def test_sigterm_during_backoff_is_a_stop(instance: str, cgroup: Path, knot: Kno
         assert_ends(found)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_once_that_is_stopped_has_failed(
+    instance: str, cgroup: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A script must not take it for done, because nothing was published yet."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.settimeout(patient(20))
+        options = [*WEB, "--once", "--resolver", f"127.0.0.1:{silent.getsockname()[1]}"]
+        with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
+            silent.recv(512)
+            found.wait_for(lambda: "started" in found.events(), "it has started")
+            found.process.send_signal(number)
+            assert found.process.wait(timeout=STOPS_WITHIN) == 1
+        assert "clb-discovery: stopped by a signal before everything was published" in found.log.read_text()
+
+
 def test_sigterm_during_a_reload_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
     """During a reload, with the next one requested and blocking queries under way, it ends."""
     serve(knot, "127.0.0.1:1")
@@ -128,6 +147,37 @@ def test_sigterm_during_a_reload_is_a_stop(instance: str, cgroup: Path, knot: Kn
             assert found.manager.next()[0] == "RELOADING=1"
             found.process.send_signal(signal.SIGHUP)
             assert_ends(found)
+
+
+def test_a_disk_that_stalls_delays_nothing(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """Answers are published and reported while neither names nor last good sets are written, and SIGTERM ends it."""
+    serve(knot, "127.0.0.1:80")
+    stalled, hosts, state = tmp_path / "stalled", tmp_path / "hosts", tmp_path / "state"
+    stalling = (sys.executable, "-m", "tests.programs.stalled_disk", stalled)
+    options = [*WEB, *resolver(knot), "--max-ttl", "1s", "--hold", "0s"]
+    options += ["--hosts-file", str(hosts), "--state-dir", str(state)]
+    hosts.touch()
+    with sidecar(instance, cgroup, tmp_path, options, wrapper=stalling) as found:
+        names, kept = hosts.read_text(), state / f"{instance}.json"
+        assert VIP in names
+        found.wait_for(lambda: kept.exists() and b"127.0.0.1" in kept.read_bytes(), "the set is kept")
+        stalled.touch()
+        hosts.write_text("")
+        for server in ("127.0.0.2:80", "127.0.0.3:80", "127.0.0.4:80"):
+            serve(knot, server)
+            wait_for_pool(instance, VIP, weighted(server))
+            assert status(instance)["sidecar"]["running"]
+        assert hosts.read_text() == ""
+        found.process.send_signal(signal.SIGHUP)
+        found.wait_for(lambda: "configuration reloaded" in found.events(), "it is reloaded")
+        stalled.unlink()
+        found.wait_for(lambda: hosts.read_text() == names and b"127.0.0.4" in kept.read_bytes(), "they are written")
+        stalled.touch()
+        hosts.write_text("")
+        serve(knot, "127.0.0.5:80")
+        wait_for_pool(instance, VIP, weighted("127.0.0.5:80"))
+        assert_ends(found)
+        assert "cannot save the last known good sets" in found.events()
 
 
 class Large(FakeSource):

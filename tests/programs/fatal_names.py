@@ -14,12 +14,13 @@ from clb_discovery.cli import main
 from clb_discovery.layout.installed import Installed
 from clb_discovery.sidecar.hosts import HostsFile
 
+FILE = str(Path(sys.argv[1]).resolve())
 _publish = HostsFile.publish
 
 
-def _publish_and_die(self: HostsFile, installed: Installed) -> None:
-    _publish(self, installed)
-    if str(Path(sys.argv[1]).resolve()) in self.files:
+async def _publish_and_die(self: HostsFile, installed: Installed, now: float) -> None:
+    await _publish(self, installed, now)
+    if FILE in self.files:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.service_manager import ServiceManager
+from tests.support.pace import patient
 
 
 def test_a_report_that_could_not_be_sent_is_sent_again(tmp_path: Path) -> None:
@@ -37,6 +39,25 @@ def test_a_report_that_could_not_be_sent_is_sent_again(tmp_path: Path) -> None:
     assert heard() == []
     manager.reloaded()
     assert heard() == ["READY=1\nSTATUS=all fresh"]
+    manager.stopping()
+
+
+def test_the_watchdog_needs_no_further_descriptor(tmp_path: Path) -> None:
+    """A sidecar that is short of them for minutes lives, and is not killed."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.settimeout(patient(5))
+        manager = ServiceManager(Announcer(), {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "60000000"})
+        manager.alive()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))  # poll(2) of one is allowed
+        try:
+            manager.alive()
+            manager.stopping()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert [listener.recv(4096) for _ in range(3)] == [b"WATCHDOG=1", b"WATCHDOG=1", b"STOPPING=1"]
 
 
 @pytest.mark.parametrize(

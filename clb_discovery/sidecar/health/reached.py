@@ -33,8 +33,8 @@ class Reached:
         self._uses: dict[Endpoint, int] = {}  # how many virtual servers have it
         self._reached: set[Endpoint] = set()
         self._retry: dict[Endpoint, int] = {}  # the pause after the next failure, for those that have failed
-        self._waiting: list[tuple[int, Endpoint]] = []
-        self._planned: set[Endpoint] = set()  # those that are waiting, once each
+        self._planned: dict[Endpoint, int] = {}  # when each is due that waits
+        self._waiting: list[tuple[int, Endpoint]] = []  # a heap; entries that `_planned` contradicts are void
         self._free_at = 0
 
     def __contains__(self, endpoint: Endpoint) -> bool:
@@ -54,6 +54,7 @@ class Reached:
             del self._uses[endpoint]
             self._reached.discard(endpoint)
             self._retry.pop(endpoint, None)
+            self._planned.pop(endpoint, None)
 
     def add(self, endpoint: Endpoint) -> None:
         """Take an endpoint as reached."""
@@ -70,10 +71,10 @@ class Reached:
 
     def due(self, now: int) -> Endpoint | None:
         """Return an endpoint to reach now; `add` or `missed` has to be called for it."""
-        while now >= self._free_at and self._waiting and self._waiting[0][0] <= now:
+        while now >= self._free_at and (due := self._first_due()) is not None and due <= now:
             _, endpoint = heappop(self._waiting)
-            self._planned.remove(endpoint)
-            if endpoint in self._uses and endpoint not in self._reached:
+            del self._planned[endpoint]
+            if endpoint not in self._reached:
                 self._free_at = now + PAUSE
                 return endpoint
         return None
@@ -81,9 +82,15 @@ class Reached:
     @property
     def next_due(self) -> int | None:
         """When the next one is due; None for never."""
-        return max(self._waiting[0][0], self._free_at) if self._waiting else None
+        due = self._first_due()
+        return None if due is None else max(due, self._free_at)
+
+    def _first_due(self) -> int | None:
+        while self._waiting and self._planned.get(self._waiting[0][1]) != self._waiting[0][0]:
+            heappop(self._waiting)
+        return self._waiting[0][0] if self._waiting else None
 
     def _plan(self, endpoint: Endpoint, due: int) -> None:
         if endpoint not in self._planned:
-            self._planned.add(endpoint)
+            self._planned[endpoint] = due
             heappush(self._waiting, (due, endpoint))

@@ -161,6 +161,21 @@ def test_no_descriptor_is_no_evidence() -> None:
     assert asyncio.run(without_any()) is Result.LOCAL
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
+def test_a_full_epoll_is_no_evidence(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The user of the sidecar may wait for too many files (fs.epoll.max_user_watches)."""
+
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    async def with_full_epoll(server: MoodyServer) -> Result:
+        monkeypatch.setattr("selectors.EpollSelector.register", full)
+        return await probe(parse_address("127.0.0.1"), server.target[1])
+
+    with moody_servers("127.0.0.1") as (server,):
+        assert asyncio.run(with_full_epoll(server)) is Result.LOCAL
+
+
 def descriptors_in_use() -> int:
     """Return the number of open files of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))

@@ -77,6 +77,23 @@ def test_the_last_pool_takes_it_along(reached: Reached) -> None:
     assert reached.due(NOW + SPREAD) is None
 
 
+def test_a_server_that_comes_back_is_new(reached: Reached) -> None:
+    """However long the pause after its failures was when it left, it is reached as soon as any new one."""
+    reached.join(ONE, NOW)
+    now = NOW + SPREAD
+    for _ in range(9):
+        assert reached.due(now) == ONE
+        reached.missed(ONE, now)
+        assert reached.next_due is not None
+        now = reached.next_due
+    reached.leave(ONE)
+    assert reached.next_due is None
+    reached.join(ONE, now)
+    assert reached.next_due == now + SPREAD // 2
+    assert reached.due(now + SPREAD) == ONE
+    assert reached.next_due is None
+
+
 @given(st.lists(st.tuples(st.sampled_from(["join", "leave", "add", "missed", "due"]), st.sampled_from([ONE, TWO]))))
 def test_in_any_order(steps: list[tuple[str, bytes]]) -> None:
     """Each endpoint in use that was not reached is due once and again, and no other."""
