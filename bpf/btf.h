@@ -18,6 +18,7 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	__u8 sk_kern_sock : 1;
+	__u64 sk_route_caps;
 } __attribute__((preserve_access_index));
 
 /* Whether the kernel itself has made this TCP socket, as MPTCP makes subflows: no close(2) ends it. Without BTF, every
@@ -41,8 +42,18 @@ static __always_inline __u64 clb_identify(struct bpf_sock_ops *ctx, struct bpf_s
 	*is_of_kernel = BPF_CORE_READ_BITFIELD(inside, sk_kern_sock);
 	return inside->__sk_common.skc_cookie.counter;
 }
+
+/* Whether the kernel found no route when it last looked for that of this TCP socket: then it can do nothing that a route
+ * can. An error is no sign of that, because an ICMP error may have left it. */
+static __always_inline int clb_lacks_route(struct bpf_sock *sk)
+{
+	const struct sock *inside = (const struct sock *)bpf_skc_to_tcp_sock(sk);
+
+	return inside && !inside->sk_route_caps;
+}
 #else
 #define clb_is_of_kernel(sk) ((void)(sk), 1)
+#define clb_lacks_route(sk) ((void)(sk), 0)
 
 static __always_inline __u64 clb_identify(struct bpf_sock_ops *ctx, struct bpf_sock *sk, int *is_of_kernel)
 {

@@ -455,7 +455,7 @@ static __always_inline __u32 clb_cause_of(const struct bpf_sock_ops *ctx, const 
 	if (ctx->packets_out)
 		return CLB_CAUSE_SILENT;
 	if (socket->expired)
-		return CLB_CAUSE_TIMED_OUT;
+		return socket->at ? CLB_CAUSE_TIMED_OUT : CLB_CAUSE_NONE;
 	if (ctx->segs_in)
 		return CLB_CAUSE_REFUSED;
 	return ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTO_CB_FLAG ? CLB_CAUSE_UNREACHABLE : CLB_CAUSE_UNKNOWN;
@@ -505,12 +505,12 @@ CLB_HOT int clb_sets_timer(struct bpf_sock_ops *ctx)
 	return 0;
 }
 
-/* Whether the last repetition of a SYN has not left this host, because a filter has dropped it. The kernel has counted it
- * (total_retrans) before a filter sees it. It has not while the previous SYN waits here for the link address of a
- * neighbour: that one is the server, and does not answer. */
-static __always_inline int clb_is_kept(const struct bpf_sock_ops *ctx)
+/* Whether the last repetition of a SYN has not left this host, for a reason of its own: a filter has dropped it, or there
+ * was no route. The kernel has counted it (total_retrans) before a filter sees it. It has not if there is no route, nor
+ * while the previous SYN waits here for the link address of a neighbour: that one is the server, and does not answer. */
+static __always_inline int clb_is_kept(const struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	return ctx->args[0] && !ctx->retrans_out && ctx->total_retrans;
+	return ctx->args[0] && !ctx->retrans_out && (ctx->total_retrans || clb_lacks_route(sk));
 }
 
 /* A timer of an unanswered SYN has run out. */
@@ -531,7 +531,7 @@ CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
 		record.socket->expired = 1;
 	else if (record.socket->connect_timeout_ms)
 		clb_bring_forward(ctx, record.socket, repeated);
-	if (clb_is_kept(ctx))
+	if (clb_is_kept(ctx, sk))
 		record.socket->at = 0;
 	if (expired || !record.socket->watched || !clb_is_judge(ctx))
 		return 0;

@@ -1,4 +1,8 @@
-"""Connects whose SYN stays on this host, because a neighbour does not answer: it is the server, so that counts."""
+"""Connects whose SYN stays on this host: a neighbour does not answer, or a route goes away meanwhile.
+
+Both look alike in the kernel's counters. A neighbour is the server, and that it is switched off counts. A route is this
+host's own.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ from tests.support.moody import moody_servers
 from tests.support.plane import Plane, default_plane, real, virtual_server
 from tests.support.process import wait_until
 from tests.support.transparency import PORT, SIDES, Side
-from tests.support.tun import open_tun
+from tests.support.tun import ip, open_tun
 
 HERE: Final = ("10.96.0.1/24", "fd96::1/64")
 SHORT: Final = 1_000
@@ -57,7 +61,11 @@ def side(request: pytest.FixtureRequest) -> Side:
 class Scene(NamedTuple):
     """Connects on their way to a server in a network of this host, which does not answer."""
 
+    device: str
+    network: str
     sockets: Sequence[socket.socket]
+    undo: ExitStack
+    """Ends with it."""
 
     def wait(self) -> set[str]:
         """Wait until the kernel has ended the connects; return their errors."""
@@ -73,24 +81,49 @@ class Scene(NamedTuple):
 
 
 def end(
-    plane: Plane, side: Side, health: PassiveHealth, how: Callable[[Scene], object]
+    plane: Plane, side: Side, health: PassiveHealth, how: Callable[[Scene], object], *, with_neighbours: bool = False
 ) -> tuple[Server, Counter[tuple[Kind, int]]]:
-    """End connects to one server in this way; return the counts of the kernel, and the reported outcomes."""
+    """End connects to one server in this way; return the counts of the kernel, and the reported outcomes.
+
+    :param with_neighbours: whether the kernel looks for a link address before it sends.
+    """
     ipv6 = ":" in side.real
-    name = "[fd96::9]:80" if ipv6 else "10.96.0.9:80"
+    name, network = ("[fd96::9]:80", "fd96::/64") if ipv6 else ("10.96.0.9:80", "10.96.0.0/24")
     with ExitStack() as undo, moody_servers(side.real) as (spare,), heard(plane) as kinds:
-        tun, _ = open_tun(*HERE, with_neighbours=True)
+        tun, device = open_tun(*HERE, with_neighbours=with_neighbours)
         undo.callback(os.close, tun)
         plane.publish(virtual_server(side.at(PORT), [name, real(spare.name, 1, 1)], health=health))
-        how(Scene(plane.client.begun(side.target(PORT), TIMES)))
+        how(Scene(device, network, plane.client.begun(side.target(PORT), TIMES), undo))
         counted = plane.servers(side.at(PORT))[name]
     return counted, kinds
+
+
+def lose_link(scene: Scene) -> None:
+    """Set the interface down."""
+    ip("link", "set", scene.device, "down")
+
+
+def lose_route(scene: Scene) -> None:
+    """Delete the route."""
+    ip("route", "delete", scene.network, "dev", scene.device)
+
+
+def lose_address(scene: Scene) -> None:
+    """Delete the network's addresses, and the routes with them."""
+    ip("address", "flush", "dev", scene.device)
+
+
+def reject(scene: Scene) -> None:
+    """Replace the route by one that rejects packets, as a VPN client may do until it is connected."""
+    lose_route(scene)
+    ip("route", "add", "unreachable", scene.network)
+    scene.undo.callback(ip, "route", "delete", "unreachable", scene.network)
 
 
 def test_neighbour_that_does_not_answer_is_silent(plane: Plane, side: Side) -> None:
     """An application that gives up has waited for it, also after repetitions that the kernel could not send."""
     health = replace(IMPATIENT, connect_timeout_ms=LONG)
-    assert_failure(*end(plane, side, health, Scene.give_up), Cause.SILENT)
+    assert_failure(*end(plane, side, health, Scene.give_up, with_neighbours=True), Cause.SILENT)
 
 
 def test_neighbour_that_does_not_answer_times_out(plane: Plane, side: Side) -> None:
@@ -100,7 +133,7 @@ def test_neighbour_that_does_not_answer_times_out(plane: Plane, side: Side) -> N
         assert scene.wait() == {"ETIMEDOUT"}
 
     health = replace(FOR_GOOD, connect_timeout_ms=SHORT)
-    assert_failure(*end(plane, side, health, wait), Cause.TIMED_OUT)
+    assert_failure(*end(plane, side, health, wait, with_neighbours=True), Cause.TIMED_OUT)
 
 
 def test_neighbour_that_is_not_found_is_unreachable(plane: Plane, side: Side) -> None:
@@ -109,8 +142,38 @@ def test_neighbour_that_is_not_found_is_unreachable(plane: Plane, side: Side) ->
     def wait(scene: Scene) -> None:
         assert scene.wait() == {"EHOSTUNREACH"}
 
-    counted, kinds = end(plane, side, replace(FOR_GOOD, connect_timeout_ms=AMPLE), wait)
+    health = replace(FOR_GOOD, connect_timeout_ms=AMPLE)
+    counted, kinds = end(plane, side, health, wait, with_neighbours=True)
     if TELLS_ICMP or counted.failures:
         assert_failure(counted, kinds, Cause.UNREACHABLE)
+    else:
+        assert_no_failure(counted, kinds)
+
+
+@pytest.mark.parametrize("lose", [lose_link, lose_route, lose_address, reject])
+def test_connect_whose_route_goes_away_is_no_failure(plane: Plane, side: Side, lose: Callable[[Scene], None]) -> None:
+    """Its limit says nothing about the server, which got one SYN; programs that cannot see the route count it."""
+
+    def wait(scene: Scene) -> None:
+        lose(scene)
+        assert scene.wait() & {"ENETUNREACH", "EHOSTUNREACH", "EINVAL"}
+
+    counted, kinds = end(plane, side, replace(FOR_GOOD, connect_timeout_ms=LONG), wait)
+    if plane.follows_every_state:
+        assert_failure(counted, kinds, Cause.TIMED_OUT)
+    else:
+        assert_no_failure(counted, kinds)
+
+
+def test_connect_whose_route_goes_away_is_no_silence(plane: Plane, side: Side) -> None:
+    """Nor does it say anything when an application gives up after a repetition that found no route."""
+
+    def give_up(scene: Scene) -> None:
+        lose_route(scene)
+        scene.give_up()
+
+    counted, kinds = end(plane, side, replace(IMPATIENT, connect_timeout_ms=LONG), give_up)
+    if plane.follows_every_state:
+        assert_failure(counted, kinds, Cause.SILENT)
     else:
         assert_no_failure(counted, kinds)
