@@ -158,7 +158,7 @@ def test_connect_whose_route_goes_away_is_no_failure(plane: Plane, side: Side, l
         lose(scene)
         assert scene.wait() & {"ENETUNREACH", "EHOSTUNREACH", "EINVAL"}
 
-    counted, kinds = end(plane, side, replace(FOR_GOOD, connect_timeout_ms=SHORT), wait)
+    counted, kinds = end(plane, side, replace(FOR_GOOD, connect_timeout_ms=LONG), wait)
     if plane.follows_every_state:
         assert_failure(counted, kinds, Cause.TIMED_OUT)
     else:
