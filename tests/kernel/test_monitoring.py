@@ -51,8 +51,14 @@ def scrape(instance: str, cgroup: Path, tmp_path: Path) -> str:
         options += ["--config", str(config)]
         with sidecar(instance, cgroup, tmp_path, options) as found:
             run_inside(cgroup, "curl", "--silent", "http://10.64.0.1/")
-            found.wait_for(lambda: "clb_kept_out{" in get(port, "/metrics"), "a check has failed")
-            return get(port, "/metrics")
+            scrapes: list[str] = []
+
+            def is_complete() -> bool:
+                scrapes.append(get(port, "/metrics"))
+                return "clb_kept_out{" in scrapes[-1]
+
+            found.wait_for(is_complete, "a check has failed")
+            return scrapes[-1]
 
 
 def named(text: str) -> set[str]:

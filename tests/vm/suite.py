@@ -49,6 +49,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_exhaustion.py",
     "test_foreign_registrations.py",
     "test_handover.py",
+    "test_hidden.py",
     "test_hold.py",
     "test_hosts_file.py",
     "test_instances.py",
