@@ -36,6 +36,7 @@ MACHINE: Final = (
     "cli/test_help.py::test_help_on_a_terminal",
     "config/test_settings.py::test_option_that_needs_a_restart_is_named",
     "datapath/test_seccomp.py::test_a_confined_process_is_refused_by_the_kernel",
+    "sidecar/test_hosts.py::test_a_file_that_must_not_be_changed_is_named",
     "sources/consul/test_agent.py",
     "sources/consul/test_faults.py",
     "sources/consul/test_host_names.py",
