@@ -210,13 +210,7 @@ class Instance:
         :raises HostError: if it cannot be written.
         """
         found = {"cgroup": cgroup, "neighbours": recorded(neighbours)}
-        try:
-            with self._opened() as directory:
-                replace_file(Place(directory, _LOADED), json.dumps(found).encode(), lasting=False)
-        except OSError as error:
-            raise HostError(
-                f"cannot write {self._directory / _LOADED}: {error.strerror}; is the file system full?"
-            ) from error
+        self._replace(_LOADED, json.dumps(found).encode())
 
     @contextmanager
     def noting_failed_load(self) -> Iterator[None]:
@@ -238,12 +232,16 @@ class Instance:
 
         :raises HostError: if it cannot be written.
         """
+        self._replace(_TAKES_OVER, b"")
+
+    def _replace(self, name: str, content: bytes) -> None:
+        """Replace one of our files, which need not survive a reboot; raises HostError if it cannot be written."""
         try:
             with self._opened() as directory:
-                replace_file(Place(directory, _TAKES_OVER), b"", lasting=False)
+                replace_file(Place(directory, name), content, lasting=False)
         except OSError as error:
             raise HostError(
-                f"cannot write {self._directory / _TAKES_OVER}: {error.strerror}; is the file system full?"
+                f"cannot write {self._directory / name}: {error.strerror}; is the file system full?"
             ) from error
 
     def load_error(self) -> str | None:
