@@ -135,16 +135,22 @@ async def test_name_with_very_many_addresses_is_cut() -> None:
     assert looked.surplus == {"web.example": 4090 - MAX_ADDRESSES}
 
 
+def searching(directory: Path, server: FakeDns) -> Resolvers:
+    """Return resolvers with two search domains that query the server."""
+    conf = directory / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.1\nsearch one.test two.test\noptions ndots:2\n")
+    resolvers = Resolvers(resolv_conf=conf)
+    resolvers.current().nameservers = Resolvers([server.address]).current().nameservers
+    return resolvers
+
+
 async def test_both_families_are_of_one_name_of_the_search_list(tmp_path: Path) -> None:
     """The first name with an address of either family counts: no address comes from a later name."""
-    conf = tmp_path / "resolv.conf"
-    conf.write_text("nameserver 127.0.0.1\nsearch one.test two.test\noptions ndots:2\n")
     async with FakeDns() as server:
         server.replies["web.one.test.", "A"] = Reply(["web.one.test. 9 A 10.0.0.1"])
         server.replies["web.two.test.", "A"] = Reply(["web.two.test. 9 A 10.0.0.2"])
         server.replies["web.two.test.", "AAAA"] = Reply(["web.two.test. 9 AAAA fd00::2"])
-        resolvers = Resolvers(resolv_conf=conf)
-        resolvers.current().nameservers = Resolvers([server.address]).current().nameservers
+        resolvers = searching(tmp_path, server)
 
         looked = await HostNames(resolvers, hosts=tmp_path / "none").look_up(["web"])
 
@@ -153,13 +159,10 @@ async def test_both_families_are_of_one_name_of_the_search_list(tmp_path: Path) 
 
 async def test_failure_of_the_domain_that_had_the_addresses_is_a_failure(tmp_path: Path) -> None:
     """Otherwise a wildcard in the next search domain would have all connects while the first one fails."""
-    conf = tmp_path / "resolv.conf"
-    conf.write_text("nameserver 127.0.0.1\nsearch one.test two.test\noptions ndots:2\n")
     async with FakeDns() as server:
         server.replies["web.one.test.", "A"] = Reply(["web.one.test. 0 A 10.0.0.1"])
         server.replies["web.two.test.", "A"] = Reply(["web.two.test. 0 A 10.0.0.2"])
-        resolvers = Resolvers(resolv_conf=conf)
-        resolvers.current().nameservers = Resolvers([server.address]).current().nameservers
+        resolvers = searching(tmp_path, server)
         names = HostNames(resolvers, hosts=tmp_path / "none", bounds=(0.01, 0.01))
         clock = asyncio.get_running_loop().time
 
