@@ -13,6 +13,7 @@ from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.sizes import sizes
 from clb_discovery.datapath.neighbours import find_overlaps, others
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.writer_lock import WriterLock
 from clb_discovery.errors import HostError
 from clb_discovery.model.neighbours import relation
 
@@ -23,7 +24,8 @@ def main(typed: argparse.Namespace) -> int:
     os.umask(0o022)  # the writer and systemd read what is made here, whatever umask a unit sets
     pins, instance = Pins(options.instance), Instance(options.instance)
     outcomes = typed.outcomes == "on"
-    with instance.loading() as alone, instance.noting_failed_load():
+    with instance.loading() as locked, instance.noting_failed_load():
+        alone = locked and WriterLock(pins).is_free()
         target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
         room = sizes(options.room_servers, options.room_sockets)
         loader.load(pins, target, options.loader, room=room, alone=alone, outcomes=outcomes)

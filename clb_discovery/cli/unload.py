@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import closing
 from pathlib import Path
 
 from clb_discovery.cli.published_files import published_files
@@ -12,6 +13,7 @@ from clb_discovery.datapath.instance import RECORDS, Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins, instance_names
+from clb_discovery.datapath.writer_lock import WriterLock
 from clb_discovery.errors import HostError
 from clb_discovery.hints import loaded_instances, only_other_layouts
 from clb_discovery.hosts_file.file import remove_names
@@ -34,7 +36,8 @@ def main(typed: argparse.Namespace) -> int:
             _require_ours(pins, is_alone=is_alone)
             pins.remove_other_layouts()
         return 0
-    with instance.locked():
+    with instance.locked(), closing(WriterLock(pins)) as lock:
+        lock.take()
         left = _remove_names(instance)  # first, so that no name leads to an address that is no longer balanced
         loader.unload(pins)
         if left:

@@ -51,6 +51,9 @@ WRITER: Final[Mapping[Map, Access]] = {
 }
 """Maps that a writer needs. The events of `trace` are not among them: they show which process connects where. The
 reader of a ring buffer writes its own position there."""
+_LOCKED_BY_ROOT: Final = 0o700
+_LOCKED_BY_GROUP: Final = 0o750
+"""Modes of the writer's lock. A process that can open it can hold it, and keep every writer away."""
 EVERYTHING: Final[Mapping[Map, Access]] = dict.fromkeys(Map, Access.WRITE)
 """Maps that root opens."""
 
@@ -60,6 +63,7 @@ def prepare(pins: Pins) -> None:
 
     :raises OSError: if the file system or our privileges do not allow it.
     """
+    pins.writer_lock.mkdir(mode=_LOCKED_BY_ROOT, exist_ok=True)
     if not all(pin.exists() for pin in pins.waiting):
         made = GracePeriod()
         try:
@@ -94,6 +98,7 @@ def share(pins: Pins, group: int) -> None:
     :raises HostError: if our privileges do not allow it.
     """
     modes: dict[Path, int] = {pins.map(map_): access for map_, access in WRITER.items()}
+    modes |= {pin: _LOCKED_BY_GROUP for pin in (pins.writer_lock,) if pin.exists()}
     modes |= dict.fromkeys(pins.waiting, Access.WRITE)
     modes |= {pin: Access.READ for pin in map(pins.records, Protocol) if pin.exists()}
     try:

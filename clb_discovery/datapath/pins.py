@@ -93,6 +93,11 @@ class Pins:
         """Pins of the outer and the inner map with which a writer waits for running programs, see `GracePeriod`."""
         return self.directory / "clb_waiting", self.directory / "clb_waiting_inner"
 
+    @property
+    def writer_lock(self) -> Path:
+        """Directory without content that the writer of the maps locks, see `WriterLock`."""
+        return self.directory / "clb_writer"
+
     def records(self, protocol: Protocol) -> Path:
         """Return the pin of the iterator over records in socket storage; not every kernel supports one."""
         return self.directory / f"clb_records_{protocol.name.lower()}"

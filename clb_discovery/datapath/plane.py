@@ -21,6 +21,7 @@ from clb_discovery.datapath.maps import Maps, read_info
 from clb_discovery.datapath.neighbours import find_overlaps
 from clb_discovery.datapath.pins import OUTCOMES, Pins
 from clb_discovery.datapath.sockets.closing import Destroyed, close_sockets
+from clb_discovery.datapath.writer_lock import WriterLock
 from clb_discovery.errors import HostError, RemovedError
 from clb_discovery.hints import load_command, outcomes_command
 from clb_discovery.layout.structs import LAYOUT
@@ -41,6 +42,7 @@ class Plane(ABC):
         """Name it; nothing is touched yet."""
         self._pins = pins
         self._instance = Instance(pins.instance)
+        self._lock = WriterLock(pins)
         self._opened: tuple[int, ...] = ()
 
     @property
@@ -68,8 +70,9 @@ class Plane(ABC):
 
     @abstractmethod
     def bring_up(self) -> None:
-        """Make sure that it is loaded, before its maps are opened.
+        """Make sure that it is loaded, and lock its maps, before they are opened.
 
+        :raises BusyError: if they have another writer.
         :raises HostError: naming the cause and the fix.
         """
 
@@ -80,6 +83,10 @@ class Plane(ABC):
     @abstractmethod
     def open(self) -> Maps:
         """Open its maps; raises as `bring_up`."""
+
+    def let_go(self) -> None:
+        """Let another process write its maps. What is published stays."""
+        self._lock.close()
 
     @abstractmethod
     def is_lost(self) -> bool:
@@ -176,8 +183,10 @@ class OwnPlane(Plane):
 
     def bring_up(self) -> None:
         """Load and attach whatever is missing, except the program that learns outcomes; a publication attaches it."""
+        self._lock.take()
         with self._instance.noting_failed_load():
             self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
+        self._lock.take()  # a first load has made it
         self._remember_maps()
 
     def _take_back(self) -> None:
@@ -251,6 +260,7 @@ class LoadedPlane(Plane):
     def bring_up(self) -> None:
         """Check that maps of our layout are pinned, and remember which ones."""
         self._require_maps()
+        self._lock.take()
         self._remember_maps()
 
     def _take_back(self) -> None:

@@ -114,6 +114,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.callback(gc.enable)
             stack.enter_context(self._instance.locked(loads=self._plane.loads))
+            stack.callback(self._plane.let_go)
             stack.push_async_callback(lambda: self._watches.end())  # noqa: PLW0108 - those of that moment
             options = self._settings.options
             metrics = None if options.once else options.metrics  # it ends before a scraper comes

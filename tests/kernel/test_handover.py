@@ -161,6 +161,7 @@ def test_a_group_may_write_maps_and_nothing_else(instance: str, cgroup: Path) ->
     pins = Pins(instance)
     shared = {pin.name: mode(pin) for pin in pins.directory.iterdir() if pin.stat().st_gid == USER}
     wanted = {str(map_): int(mode) for map_, mode in WRITER.items()} | {pin.name: 0o660 for pin in pins.waiting}
+    wanted |= {pins.writer_lock.name: 0o750}
     assert shared == wanted | {pins.records(protocol).name: 0o640 for protocol in Protocol}
     others = {mode(pin) for pin in pins.directory.iterdir() if pin.name not in shared}
     assert others == {0o600}

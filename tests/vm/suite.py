@@ -30,6 +30,7 @@ TESTED: Final = (
     "test_steering.py",
     "test_tiers.py",
     "test_trace.py",
+    "test_writers.py",
     "transparency",
 )
 """Tests that depend on the kernel."""
