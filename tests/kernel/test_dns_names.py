@@ -18,7 +18,10 @@ from tests.support.in_process import running_daemon
 from tests.support.knot import KnotServer
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import clb, pool, rejected, sidecar, status, wait_for_pool
+from tests.support.spares import loaded_instance
 from tests.support.srv_web import generations, resolver
+
+instance = loaded_instance
 
 VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"

@@ -15,6 +15,9 @@ from tests.support.knot import KnotServer
 from tests.support.listeners import Listener, listening
 from tests.support.process import wait_until
 from tests.support.sidecar import clb, pool, sidecar, status
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIP: Final = "10.64.0.1"
 RANGE: Final = 'real-range = ["127.0.0.0/8"]\n'

@@ -12,6 +12,9 @@ from benchmarks.process import compiled
 from tests.support.chisquare import p_value
 from tests.support.process import wait_until
 from tests.support.sidecar import Sidecar, sidecar, status
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIP: Final = "10.64.0.1"
 CONNECTS: Final = 100_000

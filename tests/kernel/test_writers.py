@@ -17,6 +17,9 @@ from clb_discovery.errors import BusyError
 from tests.support.loading import loading
 from tests.support.mounts import in_own_mounts
 from tests.support.sidecar import COMMAND, Sidecar, clb_here, load, pool, sidecar
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIP: Final = "10.64.0.1"
 OWN_RUN: Final = "mount -t tmpfs tmpfs /run"
@@ -97,10 +100,10 @@ def test_second_is_refused_while_the_first_is_stopped(instance: str, cgroup: Pat
             found.process.send_signal(signal.SIGCONT)
 
 
-def test_lock_of_pins_without_one(instance: str, cgroup: Path) -> None:
+def test_lock_of_pins_without_one(new_instance: str, cgroup: Path) -> None:
     """A version without the lock has loaded: nothing is locked, and nothing is refused."""
-    load(instance, cgroup)
-    pins = Pins(instance)
+    load(new_instance, cgroup)
+    pins = Pins(new_instance)
     with closing(WriterLock(pins)) as one, closing(WriterLock(pins)) as other:
         one.take()
         one.take()

@@ -19,6 +19,9 @@ from tests.support.moody import moody_servers
 from tests.support.process import wait_until
 from tests.support.sidecar import clb, pool, sidecar, status
 from tests.support.sockets import socket_maker
+from tests.support.spares import loaded_instance
+
+instance = loaded_instance
 
 VIP: Final = "10.64.0.1"
 CONNECTS: Final = 20_000
