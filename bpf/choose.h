@@ -110,8 +110,10 @@ struct clb_scale {
 	__u32 index; /* of the virtual server */
 	__u32 first;
 	__u32 tier;
-	__u32 at;         /* a slot of the first row to look at */
-	__u32 sum;        /* sum of the weights of usable servers */
+	__u32 rows;       /* of the tier */
+	__u32 from;       /* the row of the tier to begin with */
+	__u32 usable;     /* usable servers so far */
+	__u32 sum;        /* sum of their weights */
 	__u32 found;      /* slot of the server chosen by weight */
 	__u32 zeros;      /* servers of weight 0, including ejected ones */
 	__u32 zeros_left; /* usable servers of weight 0 */
@@ -144,15 +146,20 @@ static __always_inline void clb_weigh_slot(struct clb_scale *scale, __u32 weight
 static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 {
 	const struct clb_virtual *pool = clb_lookup(clb_virtual, &scale->index);
-	__u32 at = scale->at + turn * CLB_ROW, column, bits, usable;
-	struct clb_row *row = pool ? clb_next_row(pool->generation, pool->row, at) : 0;
+	__u32 number = scale->from + turn, at, column, bits, usable;
+	struct clb_row *row;
 
-	if (!row)
+	if (number >= scale->rows)
+		number -= scale->rows;
+	at = (scale->first / CLB_ROW + number) * CLB_ROW;
+	row = pool ? clb_next_row(pool->generation, pool->row, at) : 0;
+	if (!row || scale->usable >= CLB_WEIGHED)
 		return 1;
 	bits = clb_bits_between(at, scale->first, scale->first + scale->tier);
 	usable = clb_bits_usable(row, bpf_ktime_get_ns(), clb_is_steered(pool), ~0ULL);
 	clb_forget(bits); /* otherwise the verifier follows each possible value */
 	clb_forget(usable);
+	__sync_fetch_and_add(&scale->usable, clb_how_many(bits & usable));
 	for (column = 0; column < CLB_ROW; column++) {
 		clb_opaque(column);
 		if (bits >> column & 1)
@@ -162,21 +169,23 @@ static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 	return 0;
 }
 
-/* Choose by weight among the servers that are not ejected in a tier of the virtual server with this index; in a tier of
- * more than CLB_WEIGHED servers, among that many consecutive ones. All servers of weight 0 together have the share of one
- * server of weight 1 (RFC 2782). CLB_NOBODY: all of these are ejected. */
-CLB_GLOBAL __u32 clb_weigh(__u32 index, __u32 first, __u32 tier)
+/* Choose by weight among the servers that are not ejected in a tier of the virtual server with this index: all of them,
+ * or CLB_WEIGHED of many, from a slot on, in a circle. Neighbours often fail together, and the next usable server alone
+ * must not take over for all of them. All servers of weight 0 together have the share of one server of weight 1 (RFC 2782).
+ * CLB_NOBODY: all that were looked at are ejected. */
+CLB_GLOBAL __u32 clb_weigh(__u32 index, __u32 first, __u32 tier, __u32 from)
 {
 	struct clb_scale scale = {
 		.index = index,
 		.first = first,
 		.tier = tier,
+		.rows = (first + tier - 1) / CLB_ROW - first / CLB_ROW + 1,
+		.from = from / CLB_ROW - first / CLB_ROW,
 		.dice = clb_roll(),
 	};
 	__u32 whole;
 
-	scale.at = first + clb_below(tier > CLB_WEIGHED ? tier - CLB_WEIGHED : 0);
-	clb_for_each(CLB_WEIGHED / CLB_ROW + 1, CLB_WEIGHED / CLB_ROW + 1, clb_weigh_row, &scale);
+	clb_for_each(scale.rows, CLB_WEIGHED_ROWS, clb_weigh_row, &scale);
 	if (!scale.sum && !scale.zeros_left)
 		return CLB_NOBODY;
 	whole = scale.sum * (scale.zeros ? scale.zeros : 1) + scale.zeros_left;
@@ -271,7 +280,9 @@ CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __s32 home, __u32 t
 		draw++;
 		clb_opaque(draw);
 	} while (draw < CLB_DRAWS);
-	found = clb_weigh(index, search.first, search.tier);
+	found = clb_weigh(index, search.first, search.tier, search.first + clb_below(search.tier));
+	if (found >= pool->servers) /* not all of the tier was looked at */
+		found = clb_weigh(index, search.first, search.tier, taker);
 	return clb_found(found < pool->servers ? found : taker, search.turns);
 }
 

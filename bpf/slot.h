@@ -26,8 +26,9 @@
  * servers are counted. */
 #define CLB_LOOKS CLB_MAX_ROWS
 #define CLB_COUNTED CLB_MAX_ROWS
-/* Most servers of a tier that are weighed against each other. */
+/* After so many usable servers of a tier no more are weighed against each other, and most rows to find them in. */
 #define CLB_WEIGHED 64
+#define CLB_WEIGHED_ROWS CLB_MAX_ROWS
 
 /* Call a function with each number below count, at most `most` times, and with walk, until it returns 1. */
 #define clb_for_each(count, most, function, walk) bpf_loop(count, function, walk, 0)
@@ -44,6 +45,7 @@
 #define CLB_COUNTED 64
 #define CLB_WEIGHED 32
 #endif
+#define CLB_WEIGHED_ROWS (CLB_WEIGHED / CLB_ROW + 1)
 #define CLB_LOOKS (CLB_TIERS * CLB_LOOKS_IN_TIER + 16)
 
 #define clb_for_each(count, most, function, walk)                                                                      \

@@ -179,6 +179,21 @@ def test_the_last_usable_server_of_a_large_tier_serves(plane: Plane, algorithm: 
     assert connects(plane, 20)[str(pool[usable])] == 20
 
 
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+@pytest.mark.parametrize(("many", "out"), [(100, 90), (200, 100), (1000, 500)])
+def test_neighbours_of_servers_that_fail_together_take_over_alike(
+    plane: Plane, algorithm: Algorithm, many: int, out: int
+) -> None:
+    """Slots are in the order of addresses, so a rack that fails is a run of them; not the next one alone takes over."""
+    pool = pool_of([1] * many)
+    plane.publish(virtual_server(VIP, pool, algorithm, FOR_GOOD))
+    plane.mark(VIP, named(pool, range(out)))
+    times = effort(20_000, least=5_000)
+    fair = times / (many - out)
+    ((busiest, count),) = connects(plane, times).most_common(1)
+    assert count < 2 * fair + 5 * fair**0.5, busiest
+
+
 def test_no_connect_is_lost_in_a_very_large_pool(plane: Plane) -> None:
     """In 16 tiers with 3,200 servers each connect reaches a usable server, also if only the last tier has one."""
     pool = pool_of(*[[1] * 200] * MAX_TIERS)
