@@ -21,6 +21,10 @@ struct sock {
 	__u64 sk_route_caps;
 } __attribute__((preserve_access_index));
 
+struct tcp_sock {
+	__u32 keepalive_time;
+} __attribute__((preserve_access_index));
+
 /* Whether the kernel itself has made this TCP socket, as MPTCP makes subflows: no close(2) ends it. Without BTF, every
  * socket counts as one of the kernel, because that is always right, and only slower. */
 static __always_inline int clb_is_of_kernel(struct bpf_sock *sk)
@@ -50,6 +54,16 @@ static __always_inline int clb_lacks_route(struct bpf_sock *sk)
 	const struct sock *inside = (const struct sock *)bpf_skc_to_tcp_sock(sk);
 
 	return inside && !inside->sk_route_caps;
+}
+
+/* Whether an application has set TCP_KEEPIDLE. The option itself returns the time of the system to those that have not,
+ * and each network namespace has one. */
+static __always_inline int clb_has_keepidle(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	const struct tcp_sock *inside = sk ? bpf_skc_to_tcp_sock(sk) : 0;
+
+	return !inside || inside->keepalive_time;
 }
 #else
 #define clb_is_of_kernel(sk) ((void)(sk), 1)

@@ -10,7 +10,6 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #endif
 
-#include "btf.h"
 #include "context.h"
 #include "limits.h"
 #include "peers.h"

@@ -6,6 +6,7 @@
 #ifndef CLB_LIMITS_H
 #define CLB_LIMITS_H
 
+#include "btf.h"
 #include "maps.h"
 
 #define CLB_SOL_SOCKET 1
@@ -16,8 +17,6 @@
 #define CLB_TCP_KEEPCNT 6
 #define CLB_TCP_SYNCNT 7
 #define CLB_TCP_USER_TIMEOUT 18
-
-#define CLB_KEEPALIVE_DEFAULT 7200 /* seconds; RFC 1122 section 4.2.3.6 */
 
 /* The timers of a connect with a limit. */
 struct clb_timers {
@@ -84,6 +83,18 @@ static __always_inline void clb_restore(struct bpf_sock_ops *ctx, struct clb_soc
 }
 
 #if CLB_CAN_READ_OPTIONS
+#if !CLB_CAN_READ_KERNEL
+#define CLB_KEEPIDLE_DEFAULT 7200 /* seconds; RFC 1122 section 4.2.3.6 */
+
+/* Whether an application has set TCP_KEEPIDLE, as far as the option tells it: a shorter time of the system, too. */
+static __always_inline int clb_has_keepidle(struct bpf_sock_ops *ctx)
+{
+	int value = 0;
+
+	return clb_get_option(ctx, CLB_SOL_TCP, CLB_TCP_KEEPIDLE, &value) || value < CLB_KEEPIDLE_DEFAULT;
+}
+#endif
+
 /* Whether an application has decided itself when a connection is dead. Many turn on SO_KEEPALIVE and leave its two hours
  * as they are, which is no decision. */
 static __always_inline int clb_has_decided(struct bpf_sock_ops *ctx)
@@ -94,9 +105,7 @@ static __always_inline int clb_has_decided(struct bpf_sock_ops *ctx)
 		return 1;
 	if (clb_get_option(ctx, CLB_SOL_SOCKET, CLB_SO_KEEPALIVE, &value))
 		return 1;
-	if (!value)
-		return 0;
-	return clb_get_option(ctx, CLB_SOL_TCP, CLB_TCP_KEEPIDLE, &value) || value < CLB_KEEPALIVE_DEFAULT;
+	return value && clb_has_keepidle(ctx);
 }
 
 /* A connection is established: let the kernel close it when its peer has not answered for so long, data

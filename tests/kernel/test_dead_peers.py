@@ -24,6 +24,7 @@ from tests.support.namespaces import by_mount, inside
 from tests.support.plane import NO_TRACKING, Plane, default_plane, virtual_server
 from tests.support.sidecar import clb
 from tests.support.spares import loaded_instance
+from tests.support.sysctls import sysctl
 from tests.support.transparency import MPTCP_ENABLED, PORT, SIDES, Side, multipath
 
 instance = loaded_instance
@@ -214,6 +215,17 @@ def test_keepalive_without_a_time_is_no_choice(plane: Plane, side: Side) -> None
         sock = connected(plane, side, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
         assert settings(sock) == [15_000, 1, 9, 3, 2]
         assert settings(connected(plane, side)) == [15_000, 1, 9, 3, 2]
+
+
+@needs_options
+@pytest.mark.parametrize("seconds", [600, 86_400])
+def test_time_of_the_system_is_no_choice(plane: Plane, side: Side, seconds: int) -> None:
+    """The option returns it to applications that have set none; each network namespace has one."""
+    if plane.follows_every_state:
+        pytest.skip("lacks types of the kernel, so the option is all that programs see")
+    with host(side), sysctl("net/ipv4/tcp_keepalive_time", seconds):
+        publish(plane, side, PassiveHealth(), 15_000)
+        assert settings(connected(plane, side, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))) == [15_000, 1, 9, 3, 2]
 
 
 @needs_options

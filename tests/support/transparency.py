@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from clb_discovery.datapath.cgroup import find_root
 from clb_discovery.model.servers import PassiveHealth
 from tests.support.sockets import Target
+from tests.support.sysctls import sysctl
 from tests.support.tellers import Teller
 
 COUNTED: Final = PassiveHealth(active=True, eject_after=0)
@@ -151,10 +152,5 @@ def multipath(cgroup: Path, target: Target) -> socket.socket:
 @contextmanager
 def fast_open_allowed() -> Iterator[None]:
     """Allow TCP Fast Open in this network namespace for clients and servers, at once and without a cookie."""
-    setting = Path("/proc/sys/net/ipv4/tcp_fastopen")
-    before = setting.read_text()
-    setting.write_text(str(0x1 | 0x2 | 0x4 | 0x200))
-    try:
+    with sysctl("net/ipv4/tcp_fastopen", 0x1 | 0x2 | 0x4 | 0x200):
         yield
-    finally:
-        setting.write_text(before)
