@@ -140,10 +140,11 @@ def test_files_exist(document: Path) -> None:
 
 @each_document
 def test_metrics_and_maps_exist(document: Path) -> None:
-    """Each name that begins with clb_ is a metric of docs/metrics.md, or in the C."""
+    """Each name that begins with clb_ is a metric of docs/metrics.md, in the C, or a pin."""
     metrics = set(re.findall(r"^\| `(clb_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
     c_names = {name for file in (ROOT / "bpf").glob("*.[ch]") for name in re.findall(r"\bclb_\w+", file.read_text())}
-    assert set(re.findall(r"\bclb_\w+", document.read_text())) <= metrics | c_names | {"clb_discovery"}
+    pins = set(re.findall(r"\bclb_\w+", (ROOT / "clb_discovery" / "datapath" / "pins.py").read_text()))
+    assert set(re.findall(r"\bclb_\w+", document.read_text())) <= metrics | c_names | pins | {"clb_discovery"}
 
 
 @each_document

@@ -2,8 +2,8 @@
 
 Writing into a map requires only the permission to open its pin; creating maps and programs requires CAP_BPF (bpf(2),
 since Linux 5.19). So `load` creates what a writer would otherwise create for itself: the maps with which it waits for
-running programs, and the iterators that list the records of sockets. Only root can open programs and links, because a
-process that can open a link can detach it.
+running programs, the iterators that list the records of sockets, and the directory that the writer locks. Only root can
+open programs and links, because a process that can open a link can detach it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def share(pins: Pins, group: int) -> None:
     :raises HostError: if our privileges do not allow it.
     """
     modes: dict[Path, int] = {pins.map(map_): access for map_, access in WRITER.items()}
-    modes |= {pin: _LOCKED_BY_GROUP for pin in (pins.writer_lock,) if pin.exists()}
+    if pins.writer_lock.exists():
+        modes[pins.writer_lock] = _LOCKED_BY_GROUP
     modes |= dict.fromkeys(pins.waiting, Access.WRITE)
     modes |= {pin: Access.READ for pin in map(pins.records, Protocol) if pin.exists()}
     try:
