@@ -33,7 +33,7 @@ from clb_discovery.sources.base import CatalogSource, Explaining, Source
 from clb_discovery.state import catalog
 from clb_discovery.state.guard import Families
 from clb_discovery.state.service import ServiceState, spare
-from clb_discovery.state.services import initial_states
+from clb_discovery.state.start import initial_states
 
 
 class Outlook(NamedTuple):

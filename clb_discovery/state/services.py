@@ -13,19 +13,18 @@ from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Address, Network
 from clb_discovery.model.answer import Answer, Claim, Outcome, Refusal
 from clb_discovery.model.check import Check
-from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished, Vip, pools
+from clb_discovery.model.servers import Pools, Unpublished, Vip
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Part, Service, vip_addresses
-from clb_discovery.model.zones import NO_PLACES, Places
+from clb_discovery.model.zones import Places
 from clb_discovery.state import catalog
-from clb_discovery.state.guard import Families, Identities, as_named, endpoints
+from clb_discovery.state.guard import Families
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.service import Mark, ServiceState, spare
+from clb_discovery.state.start import initial_states, is_of_others, recalled
 from clb_discovery.text import some_of
 
 _SHOWN: Final = 4  # sources named in one summary
 _SHOWN_LENGTH: Final = 80
-_NOTHING_ELSE: Final[tuple[int | None, Identities, Places]] = (None, MappingProxyType({}), NO_PLACES)
-"""When a source answered, identities and places, if the disk has nothing of it."""
 
 
 class Change(NamedTuple):
@@ -240,7 +239,7 @@ class ServiceTable:
         claiming = catalog.claimed(found.values())
         self._vips |= vip_addresses(claiming)
         servers = installed_servers(installed, [*self._services, *claiming])
-        self._replacing = {service.source for service in self._composed if _is_of_others(service, installed)}
+        self._replacing = {service.source for service in self._composed if is_of_others(service, installed)}
         if found:
             servers[CATALOG] = Pools()
         return self.seed([*sources, *found], servers, stored)
@@ -263,16 +262,11 @@ class ServiceTable:
         """
         restored = []
         for source in sources:
-            state, last = self._states[source], stored.get(source)
-            own, numbered = _recalled(state, installed, stored)
-            servers = own if own is not None else last.servers if last else None
-            if servers is None:
-                continue
-            self._begun.add(source)
-            answered, identities, places = (last.answered, last.identities, last.places) if last else _NOTHING_ELSE
-            self._put(state.seeded(servers, answered, identities, places, numbered=numbered))
-            if own is None:
-                restored.append(self._states[source])
+            found = recalled(self._states[source], installed, stored)
+            if found:
+                self._begun.add(source)
+                self._put(found.state)
+                restored += [found.state] if found.only_on_disk else []
         return restored
 
     def refuse(
@@ -521,12 +515,6 @@ def _place_in_line(part: Part) -> tuple[int, bool]:
     return part.priority, part.share == 0
 
 
-def initial_states(services: Iterable[Service]) -> Iterator[ServiceState]:
-    """Yield the state of each part of each service before anything is known of it."""
-    for service in services:
-        yield from (ServiceState(service, place) for place in range(len(service.parts)))
-
-
 def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
     """Return the served set of a state; if it is equal to the previous one, it is the same object."""
     good = state.guarded.good
@@ -534,61 +522,6 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
         good = before.servers
     found = LastGood(good, None, state.opt_in, state.guarded.identities, state.places)
     return before if before and before == found else found
-
-
-def _recalled(
-    state: ServiceState, installed: Mapping[str, Pools], stored: Mapping[str, LastGood]
-) -> tuple[Pools | None, bool]:
-    """Return the installed real servers of a part, if there are any, as its source has named them if the disk has that.
-
-    :returns: and whether they have numbers of tiers as priorities.
-    """
-    service, last, own = state.service, stored.get(state.source), installed.get(state.source)
-    if not service.is_composed or not last:
-        return own, service.is_composed
-    there = _endpoints_of(service, installed)
-    is_off = state.part.share == 0  # then the kernel may lack its servers, or has those of other parts only
-    if service.zones and there and not _is_of_disk(service, installed, stored):
-        return (own if own is not None or is_off else Pools()), own is not None
-    numbered = not endpoints(own or ()) <= endpoints(last.servers)
-    if own or not is_off:
-        shared = last.servers if is_off else [one for one in last.servers if one.endpoint in there]
-        own = _of_part(own or Pools(), last.servers, shared) or own
-    return own, numbered
-
-
-def _endpoints_of(service: Service, installed: Mapping[str, Pools]) -> frozenset[Endpoint]:
-    return endpoints(server for part in service.parts for server in installed.get(part.source, ()))
-
-
-def _is_of_disk(service: Service, installed: Mapping[str, Pools], stored: Mapping[str, LastGood]) -> bool:
-    """Tell whether the disk has the same real servers as the kernel, so that it has the answers that divided them."""
-    there = _endpoints_of(service, installed)
-    for part in service.parts:
-        named = endpoints(stored[part.source].servers) if part.source in stored else frozenset()
-        if not endpoints(installed.get(part.source, ())) <= named or (part.share != 0 and not named <= there):
-            return False
-    return True
-
-
-def _of_part(own: Pools, named: Pools, shared: Iterable[RealServer]) -> Pools:
-    """Return the installed real servers of a part, as its source has named them as far as that is known.
-
-    The kernel has other priorities and weights, and a server of several parts only for the first of them.
-
-    :param own: those that the kernel has for this part.
-    :param named: the part's last set on disk.
-    :param shared: those of `named` that belong to the pool, although the kernel may not have them for this part.
-    """
-    known = endpoints(own)
-    others = [server for server in shared if server.endpoint not in known]
-    return pools([*as_named(own.ipv4, named), *as_named(own.ipv6, named), *others])
-
-
-def _is_of_others(service: Service, installed: Installed) -> bool:
-    """Tell whether VIPs of a service have real servers from other sources."""
-    published = (installed.virtual.get(vip) for vip in service.vips)
-    return any(one.pool and one.label and one.label.source != service.source for one in published if one)
 
 
 def _names(states: Sequence[ServiceState]) -> str:
