@@ -23,14 +23,16 @@ from typing import Any, Final
 
 from clb_discovery.demo.private_network import enter_private_network
 from soak import leaks, onlookers, traffic
-from soak.actors import EJECT_MOST, Stage
+from soak.actors import ACTORS, EJECT_MOST
 from soak.counters import differences
 from soak.failures import EJECT_SECONDS, Ejection
 from soak.history import History
 from soak.judge import Judge, Violation
 from soak.keeper import KEPT_NICE, Keeper
 from soak.memory import memory_cgroup
+from soak.record import read
 from soak.scene import SERVICES, STEADY, ZONE, ipv4, ipv6, port
+from soak.stage import Stage
 from soak.world import World
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
@@ -108,7 +110,7 @@ class Run:
             before = {instance: leaks.pins(instance) for instance in INSTANCES}
             acting = Stage(world, keepers, memory, disk, self._seed)
             with traffic.connecting(self._folder, programs["client"], cgroups) as processes:
-                with acting.acting():
+                with acting.acting([*ACTORS, *onlookers.ONLOOKERS]):
                     self._go_on(acting, processes)
                 for instance in INSTANCES:
                     self._settle(world, instance)
@@ -135,7 +137,7 @@ class Run:
 
     def _take_all(self) -> None:
         for name, file in traffic.written(self._folder):
-            self._judge.take(self._clients[name], traffic.read(file))
+            self._judge.take(self._clients[name], read(file))
             file.unlink()
 
     def _settle(self, world: World, instance: str) -> None:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from soak import onlookers
-from soak.failures import Ejection
-from soak.history import BUSY, MACHINE, SECOND, History
-from soak.keeper import KEPT_NICE, Keeper
-from soak.memory import MemoryCgroup
+from soak.history import BUSY, MACHINE, SECOND
+from soak.keeper import KEPT_NICE
 from soak.scene import CHECKED, FRAIL, MORTAL, STEADY, TIERS, ZONE, Service, Way
+from soak.stage import Dice, Stage
 from soak.world import POISON, World
 from tests.support.faulty_dns import Fault
 
@@ -32,51 +29,6 @@ STANDS_STILL: Final = SECOND // 2
 IS_BUSY: Final = SECOND // 10
 """The same for the second within which a sidecar has to probe a server."""
 YEARS: Final = 10 * 365 * 86400
-
-Dice = random.Random
-
-
-class Stage:
-    """Everything that actors change."""
-
-    def __init__(self, world: World, keepers: Sequence[Keeper], memory: MemoryCgroup, disk: Path, seed: int) -> None:
-        self.world = world
-        self.history: History = world.history
-        self.killed, self.kept = keepers
-        self.memory = memory
-        self.disk = disk
-        self.stop = threading.Event()
-        self.failed: list[BaseException] = []
-        self.objections: list[tuple[int, str]] = []
-        """Violations that onlookers found: time, and text."""
-        self.ejections: list[Ejection] = []
-        """What the sidecars have logged."""
-        self._seed = seed
-
-    @contextmanager
-    def acting(self) -> Iterator[None]:
-        """Run all actors while the block runs."""
-        actors: list[Callable[[Stage, Dice], None]] = [churn_consul, churn_zone, kill_sidecars, break_things]
-        actors += [die, die_in_tiers, fail, fail_checks, lie, trim, poison, watch_machine]
-        actors += [onlookers.watch_connects, onlookers.watch_ejections, onlookers.ask]
-        threads = [threading.Thread(target=self._act, args=(actor,), daemon=True) for actor in actors]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self.stop.set()
-            for thread in threads:
-                thread.join(180)
-
-    def _act(self, actor: Callable[[Stage, Dice], None]) -> None:
-        dice = random.Random(f"{self._seed} {actor.__name__}")  # noqa: S311 - a schedule that can be repeated
-        try:
-            while not self.stop.is_set():
-                actor(self, dice)
-        except BaseException as error:  # noqa: BLE001 - the run ends with this error
-            self.failed.append(error)
-            self.stop.set()
 
 
 def churn_consul(stage: Stage, dice: Dice) -> None:
@@ -321,3 +273,10 @@ def watch_machine(stage: Stage, _: Dice) -> None:
             history.troubled[what].close(now + late, number)
     if late > STANDS_STILL:
         history.note("machine", f"has stood still for {late / SECOND:.1f} s")
+
+
+ACTORS: Final = (
+    *(churn_consul, churn_zone, kill_sidecars, break_things),
+    *(die, die_in_tiers, fail, fail_checks, lie, trim, poison, watch_machine),
+)
+"""All of them."""

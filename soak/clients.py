@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from soak.record import Stage, Writer
+from soak.record import Outcome, Writer
 
 PATIENCE: Final = 20.0
 AT_ONCE: Final = 8
@@ -56,65 +56,65 @@ def _socket(address: str) -> socket.socket:
     return sock
 
 
-def _seen(sock: socket.socket, address: str, port: int, answer: bytes) -> tuple[Stage, int, int]:
+def _seen(sock: socket.socket, address: str, port: int, answer: bytes) -> tuple[Outcome, int, int]:
     if len(answer) != 4:
-        return Stage.NO_ANSWER, 0, 0
-    stage = Stage.REACHED if sock.getpeername()[:2] == (address, port) else Stage.WRONG_PEER
+        return Outcome.NO_ANSWER, 0, 0
+    stage = Outcome.REACHED if sock.getpeername()[:2] == (address, port) else Outcome.WRONG_PEER
     return stage, 0, int.from_bytes(answer, "big")
 
 
-def blocking(address: str, port: int) -> tuple[Stage, int, int]:
+def blocking(address: str, port: int) -> tuple[Outcome, int, int]:
     """Connect and query the server; return stage, error and the number of the server."""
     return _connected(address, port, PATIENCE, PATIENCE)
 
 
-def brief(address: str, port: int) -> tuple[Stage, int, int]:
+def brief(address: str, port: int) -> tuple[Outcome, int, int]:
     """As `blocking`, with little patience."""
     return _connected(address, port, BRIEF, ANSWER)
 
 
-def waiting(address: str, port: int) -> tuple[Stage, int, int]:
+def waiting(address: str, port: int) -> tuple[Outcome, int, int]:
     """As `blocking`, without a time limit for the connect."""
     return _connected(address, port, None, PATIENCE)
 
 
-def _connected(address: str, port: int, connect: float | None, answer: float) -> tuple[Stage, int, int]:
+def _connected(address: str, port: int, connect: float | None, answer: float) -> tuple[Outcome, int, int]:
     """Connect and query the server, each with its time limit in seconds; None for none."""
-    stage = Stage.CONNECT_FAILED
+    stage = Outcome.CONNECT_FAILED
     with _socket(address) as sock:
         try:
             sock.settimeout(connect)
             sock.connect((address, port))
-            stage = Stage.NO_ANSWER
+            stage = Outcome.NO_ANSWER
             sock.settimeout(answer)
             return _asked(sock, address, port)
         except OSError as error:
             return stage, error.errno or errno.ETIMEDOUT, 0
 
 
-def _asked(sock: socket.socket, address: str, port: int) -> tuple[Stage, int, int]:
+def _asked(sock: socket.socket, address: str, port: int) -> tuple[Outcome, int, int]:
     sock.sendall(b"?")
     return _seen(sock, address, port, sock.recv(4))
 
 
-def use(address: str, port: int, note: Callable[[int, Stage, int, int], None]) -> None:
+def use(address: str, port: int, note: Callable[[int, Outcome, int, int], None]) -> None:
     """Connect, and use the connection for a while, with pauses in which it waits for data.
 
     :param note: records the connect, and the end of the connection.
     """
-    start, stage, number = time.monotonic_ns(), Stage.CONNECT_FAILED, 0
+    start, stage, number = time.monotonic_ns(), Outcome.CONNECT_FAILED, 0
     until = time.monotonic() + random.SystemRandom().uniform(0, KEPT_FOR)
     with _socket(address) as sock:
         try:
             sock.connect((address, port))
-            stage = Stage.NO_ANSWER
+            stage = Outcome.NO_ANSWER
             _read_for(sock, PATIENCE)
             found = _asked(sock, address, port)
             note(start, *found)
             stage, _, number = found
-            if stage == Stage.NO_ANSWER:
+            if stage == Outcome.NO_ANSWER:
                 return
-            stage = Stage.USED
+            stage = Outcome.USED
             while not _ended and time.monotonic() < until:
                 for step in (_idle, _exchange):
                     start = time.monotonic_ns()
@@ -151,41 +151,41 @@ def _read_for(sock: socket.socket, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
 
-async def nonblocking(address: str, port: int) -> tuple[Stage, int, int]:
+async def nonblocking(address: str, port: int) -> tuple[Outcome, int, int]:
     """As `blocking`, for an event loop."""
-    stage, loop = Stage.CONNECT_FAILED, asyncio.get_running_loop()
+    stage, loop = Outcome.CONNECT_FAILED, asyncio.get_running_loop()
     with _socket(address) as sock:
         sock.setblocking(False)  # noqa: FBT003 - the socket's own interface
         try:
             async with asyncio.timeout(PATIENCE):
                 await loop.sock_connect(sock, (address, port))
-                stage = Stage.NO_ANSWER
+                stage = Outcome.NO_ANSWER
                 await loop.sock_sendall(sock, b"?")
                 return _seen(sock, address, port, await loop.sock_recv(sock, 4))
         except OSError as error:
             if error.errno == errno.ECONNRESET:  # after the connect, because the server has died since
-                stage = Stage.NO_ANSWER
+                stage = Outcome.NO_ANSWER
             return stage, error.errno or errno.ETIMEDOUT, 0
 
 
-def by_curl(address: str, port: int) -> tuple[Stage, int, int]:
+def by_curl(address: str, port: int) -> tuple[Outcome, int, int]:
     """Query the server with curl."""
     host = f"[{address}]" if ":" in address else address
     return _by_command(["curl", "-s", "-m", str(PATIENCE), f"http://{host}:{port}/"])
 
 
-def by_redis_cli(address: str, port: int) -> tuple[Stage, int, int]:
+def by_redis_cli(address: str, port: int) -> tuple[Outcome, int, int]:
     """Query the server with redis-cli."""
     return _by_command(["redis-cli", "-h", address, "-p", str(port), "get", "number"])
 
 
-def _by_command(command: list[str]) -> tuple[Stage, int, int]:
+def _by_command(command: list[str]) -> tuple[Outcome, int, int]:
     result = subprocess.run(command, check=False, capture_output=True, text=True, start_new_session=True)
     if result.returncode == 0 and result.stdout.strip().isdigit():
-        return Stage.REACHED, 0, int(result.stdout)
+        return Outcome.REACHED, 0, int(result.stdout)
     failed = result.returncode == _CURL_CANNOT_CONNECT or "Could not connect" in result.stderr
     print(command, result, flush=True)
-    return (Stage.CONNECT_FAILED if failed else Stage.NO_ANSWER), errno.ECONNREFUSED, 0
+    return (Outcome.CONNECT_FAILED if failed else Outcome.NO_ANSWER), errno.ECONNREFUSED, 0
 
 
 async def _many(writer: Writer, targets: list[tuple[str, int]]) -> None:

@@ -29,7 +29,7 @@ from soak.failures import (
     wrong_ejections,
 )
 from soak.history import MACHINE, SECOND, History, outside
-from soak.record import Record, Stage
+from soak.record import Outcome, Record
 from soak.scene import CHECKED_WITHIN, DEAD_AFTER, Service, Target, Way
 
 LAG: Final = 2 * SECOND
@@ -96,7 +96,7 @@ class Judge:
         keys = [Key(client.instance, target.vip, target.protocol) for target in client.targets]
         for record in records:
             key, target = keys[record.target], client.targets[record.target]
-            if record.stage == Stage.USED:
+            if record.stage == Outcome.USED:
                 objection = self._objection_to_use(target.service, record)
             else:
                 self.tries[key] += 1
@@ -109,15 +109,15 @@ class Judge:
 
     def _objection(self, client: Client, target: Target, key: Key, record: Record) -> str | None:
         stage = record.stage
-        if stage in {Stage.REACHED, Stage.WRONG_PEER}:
+        if stage in {Outcome.REACHED, Outcome.WRONG_PEER}:
             self.reached[key, record.reached] += 1
             if record.reached in target.service.rotating:
                 self._arrive(client, target.service, record)
-            if stage == Stage.WRONG_PEER:
+            if stage == Outcome.WRONG_PEER:
                 return "the peer is not the VIP"
             return self._misplaced(client, target.service, record)
         # A reset follows right after the handshake: the server died with connections that it had not accepted.
-        if stage == Stage.CONNECT_FAILED and record.error != errno.ECONNRESET:
+        if stage == Outcome.CONNECT_FAILED and record.error != errno.ECONNRESET:
             self.failed[key] += 1
             self.costs.add(target.service, Where(client.instance, target.vip), record)
             return self._objection_to_failed(target.service, record)

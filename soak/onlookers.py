@@ -11,18 +11,16 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from clb_discovery.documents.trace import DROPPED, OUTCOMES
 from soak.failures import Ejection
 from soak.scene import SERVICES, ipv4, ipv6, port
+from soak.stage import Stage
 from soak.traffic import KEPT, KILLED
 from tests.support.sidecar import COMMAND
-
-if TYPE_CHECKING:
-    from soak.actors import Stage
 
 METRICS: Final[Mapping[str, str]] = {KILLED: "127.0.0.1:9464", KEPT: "127.0.0.1:9465"}
 """The addresses of `--metrics`, by instance."""
@@ -141,3 +139,6 @@ CHECKS: Final[Mapping[str, Callable[[str], None]]] = {
     "/status.json": _check_status,
     "/": _check_page,
 }
+
+ONLOOKERS: Final = (watch_connects, watch_ejections, ask)
+"""All of them."""

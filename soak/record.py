@@ -14,7 +14,7 @@ RECORD: Final = struct.Struct("=QQIIHHI")
 _FILE_NS: Final = 5_000_000_000
 
 
-class Stage(IntEnum):
+class Outcome(IntEnum):
     """How far a connect came."""
 
     REACHED = 0
@@ -58,12 +58,12 @@ class Writer:
         self._files = 0
         self._began = 0
 
-    def note(self, start: int, target: int, stage: Stage, error: int = 0, reached: int = 0) -> None:
+    def note(self, start: int, target: int, stage: Outcome, error: int = 0, reached: int = 0) -> None:
         """Record a connect that has ended now."""
         with self._lock:
             self._note(start, target, stage, error, reached)
 
-    def _note(self, start: int, target: int, stage: Stage, error: int, reached: int) -> None:
+    def _note(self, start: int, target: int, stage: Outcome, error: int, reached: int) -> None:
         end = time.monotonic_ns()
         if self._file and end - self._began > _FILE_NS:
             self.close()

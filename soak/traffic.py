@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from soak.judge import Client
-from soak.record import read
 from soak.scene import CHECKED, FRAIL, MORTAL, PORT, STEADY, TIERS, ZONE, targets
 from tests.support.cgroups import inside
 
@@ -80,6 +79,3 @@ def written(folder: Path) -> Iterator[tuple[str, Path]]:
     for home in sorted((folder / "clients").iterdir()):
         for file in sorted(home.glob("*.done")):
             yield home.name, file
-
-
-__all__ = ["KEPT", "KILLED", "clients", "connecting", "read", "written"]

@@ -16,7 +16,7 @@ from soak.failures import Ejection
 from soak.history import BUSY, MACHINE, SECOND, History, Spans, outside
 from soak.judge import LAG, Client, Judge, Key
 from soak.onlookers import objections_to_end, objections_to_lines
-from soak.record import Record, Stage
+from soak.record import Outcome, Record
 from soak.scene import CHECKED, CHECKED_WITHIN, DEAD_AFTER, FRAIL, MORTAL, STEADY, Target, Way, port
 
 INSTANCE = "soak-killed"
@@ -41,7 +41,7 @@ def failing(history: History, way: Way, number: int, start: float, end: float) -
 
 def verdict(history: History, target: Target, **fields: int) -> str | None:
     """Let a judge see one connect, from 100 to 101 s; return the violation."""
-    record = Record(100 * SECOND, 101 * SECOND, 0, 0, 0, Stage.REACHED)._replace(**fields)
+    record = Record(100 * SECOND, 101 * SECOND, 0, 0, 0, Outcome.REACHED)._replace(**fields)
     judge = Judge(history)
     judge.take(client(target), [record])
     return judge.violations[0].what if judge.violations else None
@@ -78,7 +78,7 @@ def test_a_datagram_socket_of_a_server_that_left_is_closed(
     if down:
         history.troubled[INSTANCE].open(89 * SECOND)
     target = Target(STEADY, STEADY.ipv4, "udp")
-    assert (verdict(history, target, stage=Stage.NO_ANSWER, error=errno.ECONNABORTED) is not None) == objects
+    assert (verdict(history, target, stage=Outcome.NO_ANSWER, error=errno.ECONNABORTED) is not None) == objects
 
 
 def test_a_server_of_another_service_is_never_right(history: History) -> None:
@@ -102,8 +102,8 @@ def test_no_connect_to_living_servers_fails(history: History) -> None:
     """Any error is a violation, even if servers of other services are dead."""
     failing(history, Way.DIES, 21, 0, 200)
     for error in (errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EPERM):
-        assert verdict(history, TCP, stage=Stage.CONNECT_FAILED, error=error)
-        assert verdict(history, TCP, stage=Stage.NO_ANSWER, error=error)
+        assert verdict(history, TCP, stage=Outcome.CONNECT_FAILED, error=error)
+        assert verdict(history, TCP, stage=Outcome.NO_ANSWER, error=error)
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_no_connect_to_living_servers_fails(history: History) -> None:
 def test_a_dead_server_may_refuse(history: History, start: float, end: float, error: int, *, excused: bool) -> None:
     """The server has to be dead during the connect, or die right after its handshake, and the error has to fit."""
     failing(history, Way.DIES, 21, start, end)
-    found = verdict(history, Target(MORTAL, MORTAL.ipv4), stage=Stage.CONNECT_FAILED, error=error)
+    found = verdict(history, Target(MORTAL, MORTAL.ipv4), stage=Outcome.CONNECT_FAILED, error=error)
     assert (found is None) == excused
 
 
 def test_an_application_has_to_see_the_vip(history: History) -> None:
     """Any other peer is a violation."""
     member(history, 7, 10, 200)
-    assert "peer" in (verdict(history, TCP, reached=7, stage=Stage.WRONG_PEER) or "")
+    assert "peer" in (verdict(history, TCP, reached=7, stage=Outcome.WRONG_PEER) or "")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_an_application_has_to_see_the_vip(history: History) -> None:
 def test_a_silent_server_may_cost_a_time_out(history: History, way: Way, error: int, *, excused: bool) -> None:
     """No other error."""
     failing(history, way, 41, 90, 100.5)
-    found = verdict(history, Target(FRAIL, FRAIL.ipv4), stage=Stage.CONNECT_FAILED, error=error)
+    found = verdict(history, Target(FRAIL, FRAIL.ipv4), stage=Outcome.CONNECT_FAILED, error=error)
     assert (found is None) == excused
 
 
@@ -151,7 +151,7 @@ def test_a_silent_server_may_cost_a_time_out(history: History, way: Way, error: 
 def test_connects_end_by_their_limit(history: History, seconds: float, *, objects: bool) -> None:
     """At the default of `--connect-timeout`, for applications without a limit."""
     failing(history, Way.SILENT, 41, 90, 200)
-    fields = {"stage": Stage.CONNECT_FAILED, "error": errno.ETIMEDOUT, "end": round((100 + seconds) * SECOND)}
+    fields = {"stage": Outcome.CONNECT_FAILED, "error": errno.ETIMEDOUT, "end": round((100 + seconds) * SECOND)}
     assert (verdict(history, Target(FRAIL, FRAIL.ipv4), **fields) is not None) == objects
     history.troubled[MACHINE].open(102 * SECOND)
     assert verdict(history, Target(FRAIL, FRAIL.ipv4), **fields) is None
@@ -166,7 +166,7 @@ def test_checks_find_a_server_that_hangs(history: History, since: float, *, kill
     failing(history, Way.HANGS, 51, 100 - since, 200)
     if killed:
         history.troubled[INSTANCE].close(96 * SECOND, history.troubled[INSTANCE].open(95 * SECOND))
-    found = verdict(history, Target(CHECKED, CHECKED.ipv4), stage=Stage.NO_ANSWER, error=errno.ETIMEDOUT)
+    found = verdict(history, Target(CHECKED, CHECKED.ipv4), stage=Outcome.NO_ANSWER, error=errno.ETIMEDOUT)
     assert (found is not None) == objects
 
 
@@ -191,7 +191,7 @@ def test_a_read_from_a_host_that_vanished_ends(
     failing(history, way, 41, 101, 200)
     end = round((101 + seconds) * SECOND)
     found = verdict(
-        history, Target(FRAIL, FRAIL.ipv4), stage=Stage.USED, error=error, reached=41, end=end, start=95 * SECOND
+        history, Target(FRAIL, FRAIL.ipv4), stage=Outcome.USED, error=error, reached=41, end=end, start=95 * SECOND
     )
     assert (found is not None) == objects
 
@@ -200,15 +200,15 @@ def test_a_read_from_another_server_does_not_end(history: History) -> None:
     """A failure is no excuse for the connections to others."""
     failing(history, Way.VANISHES, 41, 90, 200)
     target = Target(FRAIL, FRAIL.ipv4)
-    assert verdict(history, target, stage=Stage.USED, error=errno.ETIMEDOUT, reached=42)
-    assert verdict(history, target, stage=Stage.USED, error=0, reached=42) is None
+    assert verdict(history, target, stage=Outcome.USED, error=errno.ETIMEDOUT, reached=42)
+    assert verdict(history, target, stage=Outcome.USED, error=0, reached=42) is None
 
 
 def costs(history: History, *failed: tuple[float, float]) -> list[str]:
     """Let a judge see failed connects, by start and end in seconds; return the violations."""
     judge = Judge(history)
     connects = [
-        Record(round(start * SECOND), round(end * SECOND), 0, errno.ETIMEDOUT, 0, Stage.CONNECT_FAILED)
+        Record(round(start * SECOND), round(end * SECOND), 0, errno.ETIMEDOUT, 0, Outcome.CONNECT_FAILED)
         for start, end in failed
     ]
     judge.take(client(Target(FRAIL, FRAIL.ipv4)), connects)
@@ -261,7 +261,7 @@ def test_a_reset_is_no_failure_of_the_connect(history: History) -> None:
     """The handshake was complete, so the kernel has counted no failure."""
     judge = Judge(history)
     target = Target(MORTAL, MORTAL.ipv4)
-    reset = Record(SECOND, SECOND, 0, errno.ECONNRESET, 0, Stage.CONNECT_FAILED)
+    reset = Record(SECOND, SECOND, 0, errno.ECONNRESET, 0, Outcome.CONNECT_FAILED)
     judge.take(client(target), [reset])
     assert judge.tries.total() == judge.unanswered.total() == 1
     assert judge.failed.total() == 0
