@@ -37,8 +37,6 @@ PAUSE: Final = 0.3
 """Seconds between two changes, so that none is in the burst of another."""
 GIVEN_UP: Final = 60.0
 IDLE: Final = 10.0
-QUIET_MS: Final = 50.0
-"""The sidecar waits so long for further answers after a change; a part of the latency."""
 
 
 class Size(NamedTuple):

@@ -207,7 +207,7 @@ static __always_inline void clb_give_back_turns(struct clb_search *search)
 	search->turns = 0;
 }
 
-/* The same, after the server was told about the connect: if it waits for its probe, this connect is it. */
+/* As clb_find_taker, after the server has taken the connect: if it waits for its probe, this connect is it. */
 CLB_GLOBAL __u32 clb_find_and_take(__u32 index, __s32 home)
 {
 	const struct clb_virtual *pool = clb_lookup(clb_virtual, &index);

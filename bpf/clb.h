@@ -173,7 +173,7 @@ struct clb_virtual {
 	__u32 servers;         /* slots of this generation, at least 1: an empty pool has one, which refuses connects */
 	__u32 tier;            /* size of the lowest tier, whose slots come first */
 	__u16 algorithm;       /* CLB_RANDOM, CLB_ROUND_ROBIN or CLB_LEAST_CONN */
-	__u16 flags;           /* CLB_COUNT_ACTIVE */
+	__u16 flags;           /* bits: CLB_COUNT_ACTIVE, CLB_STEERED, CLB_SUSPECTS */
 	__u32 eject_after;     /* consecutive failed connects that eject a server; 0: never */
 	__u32 eject_first_ms;  /* duration of the first ejection; doubles with each repetition */
 	__u32 eject_most_ms;   /* longest ejection */
@@ -257,7 +257,7 @@ struct clb_server {
 struct clb_steering {
 	__u64 decided_at; /* nanoseconds of CLOCK_MONOTONIC; 0: nothing is known */
 	__u64 out_until;  /* likewise; 0: it takes connects */
-	__u32 room[2];    /* for the end of a slow start, and a limit of connections */
+	__u32 zero[2];    /* for the end of a slow start, and a limit of connections */
 };
 
 /* A real server goes out of service, comes back, or fails and cannot be spared. */
@@ -295,7 +295,7 @@ struct clb_socket {
 	__u32 connect_timeout_ms; /* as in clb_virtual */
 	__u32 dead_after_ms;      /* likewise */
 	__u8 repeats;             /* TCP_SYNCNT before we changed it on the socket; 0: we have not, or do not know */
-	__u8 room[3];
+	__u8 zero[3];
 };
 
 /* A record in the storage of its socket. */

@@ -11,7 +11,6 @@ MOST_BYTES: Final = 16384
 """Longest status line and headers together."""
 _STATUS: Final = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [^\r\n]*)?\r?\n")
 _END: Final = re.compile(rb"\r?\n\r?\n")
-_LONGEST_START: Final = len(b"HTTP/1.1 200")
 
 
 def request_bytes(request: Request, version: str) -> bytes:

@@ -96,7 +96,7 @@ def _hooks() -> str:
 
 
 def _errno() -> str:
-    return "ECONNREFUSED" if probe.features() & FEATURE_ERRNO else "EPERM, since the kernel is older than 6.1"
+    return "ECONNREFUSED" if probe.features() & FEATURE_ERRNO else "EPERM, because the kernel is older than 6.1"
 
 
 def _bpffs() -> str:

@@ -46,7 +46,7 @@ class FullError(ClbError):
 
 
 class Maps:
-    """Open maps of one instance. There is one writer at a time: see `instance.Instance`."""
+    """Open maps of one instance. There is one writer at a time: see `writer_lock.WriterLock`."""
 
     def __init__(self, pins: Pins, *, handed_over: bool = False) -> None:
         """Open the pinned maps.
@@ -183,7 +183,7 @@ class Maps:
 
     def listen_until(self, moment: int) -> None:
         """Let programs report connects until this moment in nanoseconds of CLOCK_MONOTONIC; 0 stops reports."""
-        bpf.update(self._fds[Map.LISTENER], elements.INFO_KEY, struct.pack("=Q", moment))
+        self._listen_until(structs.LISTENS_EVENTS, moment)
 
     def changes(self) -> int:
         """Return the descriptor of the ring buffer of servers that go or come; the caller must not close it."""
@@ -191,8 +191,10 @@ class Maps:
 
     def hear_changes_until(self, moment: int) -> None:
         """Let programs report servers that go or come, and suspect them, until this moment; as `listen_until`."""
-        key = elements.pack_index(structs.LISTENS_CHANGES)
-        bpf.update(self._fds[Map.LISTENER], key, struct.pack("=Q", moment))
+        self._listen_until(structs.LISTENS_CHANGES, moment)
+
+    def _listen_until(self, ring: int, moment: int) -> None:
+        bpf.update(self._fds[Map.LISTENER], elements.pack_index(ring), struct.pack("=Q", moment))
 
     def label(self, vip: bytes) -> Label | None:
         """Return the names of a virtual server.
@@ -204,7 +206,7 @@ class Maps:
 
     def is_heard(self) -> bool:
         """Tell whether a listener is registered; it may have died without unregistering."""
-        return bpf.lookup(self._fds[Map.LISTENER], elements.INFO_KEY, 8) != bytes(8)
+        return bpf.lookup(self._fds[Map.LISTENER], elements.pack_index(structs.LISTENS_EVENTS), 8) != bytes(8)
 
     def info(self) -> Info | None:
         """Return the record of the loader, or None if a load was interrupted before it was written."""
@@ -212,7 +214,7 @@ class Maps:
 
     def write_info(self, info: Info) -> None:
         """Write the record of the loader."""
-        bpf.update(self._fds[Map.INFO], elements.INFO_KEY, elements.pack_info(info))
+        bpf.update(self._fds[Map.INFO], elements.FIRST, elements.pack_info(info))
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order.
@@ -300,7 +302,7 @@ def read_info(pins: Pins) -> Info | None:
 
 
 def _info(fd: int) -> Info | None:
-    data = bpf.lookup(fd, elements.INFO_KEY, structs.INFO.size)
+    data = bpf.lookup(fd, elements.FIRST, structs.INFO.size)
     info = elements.unpack_info(data) if data else None
     return info if info and info.layout else None
 

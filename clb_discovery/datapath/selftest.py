@@ -95,5 +95,5 @@ def _is_refused(sockets: Sequence[socket.socket], vip: Vip, home: int | None) ->
 def _announce(sock: socket.socket, home: int) -> None:
     """Let the programs learn from the connect of this socket. Nobody else can have its cookie."""
     cookie = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), sys.byteorder)
-    known = elements.unpack_home(bpf.lookup(home, elements.INFO_KEY, HOME.size) or bytes(HOME.size))
-    bpf.update(home, elements.INFO_KEY, elements.pack_home(known._replace(learner=cookie)))
+    known = elements.unpack_home(bpf.lookup(home, elements.FIRST, HOME.size) or bytes(HOME.size))
+    bpf.update(home, elements.FIRST, elements.pack_home(known._replace(learner=cookie)))

@@ -2,7 +2,7 @@
 
 The rules are those of the kernel programs (bpf/choose.h). The lowest tier with a server that is not ejected gets all
 connects, and its servers that are not ejected share them by weight. If every server is ejected, all of them are tried
-alike, since any may have recovered. Tiers beyond the first MAX_TIERS are not used.
+alike, because any may have recovered. Tiers beyond the first MAX_TIERS are not used.
 """
 
 from __future__ import annotations

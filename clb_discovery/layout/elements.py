@@ -32,7 +32,8 @@ NEW_SERVER: Final = bytes(SERVER.size)
 """The element of a new server, and of an index without a server."""
 NO_WORD: Final = bytes(STEERING.size)
 """The element of a server of which the sidecar has said nothing."""
-INFO_KEY: Final = bytes(4)
+FIRST: Final = bytes(4)
+"""The key of the first element of an array, which is the only one of `clb_info` and `clb_home`."""
 NEXT_AT: Final = VIRTUAL.offsets()["next"][0]
 """Where the link to the next virtual server is in an element of `clb_virtual`."""
 _INDEX: Final = struct.Struct("=I")

@@ -46,11 +46,6 @@ def _decides(server: Server, steering: Steering, *, checked: bool) -> bool:
     return steering.decided_at > server.changed_at and (bool(server.ejected_until) or checked)
 
 
-def is_out(server: Server, steering: Steering, now: int, *, checked: bool) -> bool:
-    """Tell whether a real server gets no connects, or waits for one that probes it; as `health_of`."""
-    return health_of(server, steering, now, checked=checked) is not Health.ACTIVE
-
-
 class Words(NamedTuple):
     """What the sidecar has said of real servers until some moment."""
 

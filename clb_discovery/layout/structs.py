@@ -65,8 +65,6 @@ class Map(StrEnum):
 
 ADDED: Final[frozenset[Map]] = frozenset()
 """Maps that a data plane of an earlier version lacks. They count as empty until `load` replaces that data plane."""
-SIZED_AT_LOAD: Final = frozenset({Map.ROWS, Map.OWNERS, Map.PLACES})
-"""Maps whose number of elements may differ from the header's: `bpf.map_entries` returns it."""
 
 
 class Record:
@@ -154,7 +152,7 @@ SERVER: Final = Record(
     ("suspect", "B"),
     ("lock", "4x"),
 )
-STEERING: Final = Record("clb_steering", ("decided_at", "Q"), ("out_until", "Q"), ("room", "8x"))
+STEERING: Final = Record("clb_steering", ("decided_at", "Q"), ("out_until", "Q"), ("zero", "8x"))
 CHANGE: Final = Record(
     "clb_change",
     ("time", "Q"),
@@ -184,7 +182,7 @@ SOCKET: Final = Record(
     ("connect_timeout_ms", "I"),
     ("dead_after_ms", "I"),
     ("repeats", "B"),
-    ("room", "3x"),
+    ("zero", "3x"),
 )
 STORED: Final = Record("clb_stored", ("socket", "Q"), ("zero", "4x"), ("lock", "4x"), ("record", f"{SOCKET.size}s"))
 EVENT: Final = Record(

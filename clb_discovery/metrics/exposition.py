@@ -76,7 +76,7 @@ class _Reported(Collector):
     def _sidecar(self) -> Iterator[Metric]:
         datapath = self._report.datapath
         effective = datapath.info is not None and datapath.ineffective is None
-        yield GaugeMetricFamily("clb_datapath_effective", "Whether connects meet the programs", effective)
+        yield GaugeMetricFamily("clb_datapath_effective", "Whether the programs are in effect", effective)
         refused = self._report.state["config_error"] is not None
         text = "Whether the last reload of the configuration failed"
         yield GaugeMetricFamily("clb_config_refused", text, refused)

@@ -136,7 +136,7 @@ class _Resolving:
                     self._give(service.source, vip)
             ranges = self._without.get(service.name)
             if ranges:
-                full = f"is not to be had: every address of {ranges} is taken; name a larger --vip-range"
+                full = f"is not available: every address of {ranges} is taken; give a larger --vip-range"
                 self._refused[service.source].append(Refusal(f"automatic VIP of {service.name!r}", full))
 
     def given_up(self) -> frozenset[Vip]:

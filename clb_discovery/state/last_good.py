@@ -3,10 +3,11 @@
 One JSON document: `{"version": 1, "sources": {NAME: {"answered": SECONDS, "servers": [[PRIORITY, ADDRESS, PORT,
 WEIGHT], ...]}}}`. Where identities of real servers are known, `"identities": [TEXT or null, ...]` has one for each of
 `servers`, so that a start can tell a replacement from a removal. If the service follows zones, `"zones": [TEXT or null,
-...]` has those of `servers`, and `"out": [[ADDRESS, PORT, WEIGHT, TEXT or null], ...]` the members that are out. If the
-zone of the host is the agent's, `"zone"` beside `"sources"` has it. A service of a catalog also has `"opt_in": {"vips":
-[VIP, ...], "automatic": [PROTOCOL, ...], "algorithm": NAME}` and the fields of `HealthClaim`. A file on disk may hold
-anything, so every value is checked.
+...]` has those of `servers`, `"out": [[ADDRESS, PORT, WEIGHT, TEXT or null], ...]` the members that are out, and
+`"unlocated": [[IDENTITY, ZONE, WEIGHT], ...]` the members without any known address. If the zone of the host is the
+agent's, `"zone"` beside `"sources"` has it. A service of a catalog also has `"opt_in": {"vips": [VIP, ...],
+"automatic": [PROTOCOL, ...], "algorithm": NAME}` and the fields of `HealthClaim`. A file on disk may hold anything, so
+every value is checked.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def _lines(document: Mapping[str, Any]) -> Iterator[Text]:
                 for server in change[kind]
             )
     for item in document["refused"]:
-        yield _signed("!", f"{item['service']}: {item['server']} is refused: {item['reason']}")
+        yield _signed("!", f"{item['service']}: {item['server']} is rejected: {item['reason']}")
     for item in document["notes"]:
         yield _signed("!", f"{item['service']}: {item['note']}")
     if document["unread"]:

@@ -236,7 +236,7 @@ def home_of(pins: Pins) -> int:
     """Return the namespace that is home."""
     fd = bpf.open_pin(pins.map(Map.HOME))
     try:
-        data = bpf.lookup(fd, elements.INFO_KEY, structs.HOME.size)
+        data = bpf.lookup(fd, elements.FIRST, structs.HOME.size)
         return elements.unpack_home(data or b"").namespace
     finally:
         os.close(fd)

@@ -65,7 +65,7 @@ def test_plan_and_run_agree(instance: str, cgroup: Path, tmp_path: Path, knot: K
         code, changes = ahead(instance, knot, "--config", str(config))
         assert [(change["action"], change["service"]) for change in changes] == [("remove", "web"), ("add", "ldap")]
         refused = clb_here("plan", "--instance", instance, "--config", config).stdout
-        assert "! ldap: 127.0.0.1:1 is refused: loopback addresses" in refused
+        assert "! ldap: 127.0.0.1:1 is rejected: loopback addresses" in refused
         after = snapshot(instance)
         assert (after.objects, after.installed) == (before.objects, before.installed)
     config.write_text(f'resolver = ["{knot.address}"]\n{config.read_text()}')

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.layout.elements import NEW_SERVER, Steering, unpack_server
-from clb_discovery.layout.health import NO_WORDS, Health, Words, health_of, is_out
+from clb_discovery.layout.health import NO_WORDS, Health, Words, health_of
 
 NEW: Final = unpack_server(NEW_SERVER)
 NOW: Final = 1_000
@@ -45,7 +45,6 @@ def test_the_later_word_decides(
     server = NEW._replace(ejected_until=ejected_until, suspect=suspect, changed_at=500)
     assert health_of(server, steering, NOW, checked=checked) is health
     assert Words({b"a": steering}, NOW).health(b"a", server, checked=checked) is health
-    assert is_out(server, steering, NOW, checked=checked) is (health is not Health.ACTIVE)
 
 
 @given(*[st.integers(0, 3)] * 5, st.booleans(), st.booleans())
@@ -56,10 +55,11 @@ def test_who_is_out_gets_no_connect_now(  # noqa: PLR0917 - numbers that are dra
     server = NEW._replace(changed_at=changed_at, ejected_until=ejected_until, suspect=int(suspect))
     said = decided_at > changed_at and (ejected_until > 0 or checked)
     until = out_until if said else ejected_until
+    health = health_of(server, Steering(decided_at, out_until), now, checked=checked)
     if now < until:
-        assert is_out(server, Steering(decided_at, out_until), now, checked=checked)
+        assert health is not Health.ACTIVE
     elif not ejected_until or not until:
-        assert not is_out(server, Steering(decided_at, out_until), now, checked=checked)
+        assert health is Health.ACTIVE
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_a_range_that_is_full_is_reported() -> None:
     (refused,) = found.refused[without[0].source]
     name = without[0].name
     assert str(refused) == (
-        f"automatic VIP of '{name}' is not to be had: every address of 10.64.0.0/31 is taken; name a larger --vip-range"
+        f"automatic VIP of '{name}' is not available: every address of 10.64.0.0/31 is taken; give a larger --vip-range"
     )
 
 

@@ -58,7 +58,7 @@ def test_every_server_has_a_line_and_the_last_line_counts() -> None:
         r"+ [fd00:64::1]:80/tcp  \x1b[2Jweb (srv:web)",
         "    + [fd00::1]:80  weight 1  priority 0",
         "    + [fd00::2]:80  weight 1  priority 0",
-        "! web: 127.0.0.1:80 is refused: it is loopback",
+        "! web: 127.0.0.1:80 is rejected: it is loopback",
         "! web: the answer may be incomplete",
         "virtual servers: 1 to add, 1 to change, 1 to remove; real servers: +3 ~1 -2",
     ]

@@ -126,7 +126,7 @@ def writing_by_pins(pins: Pins) -> Finding:
     if process == 0:
         os.setresuid(65534, 65534, 65534)
         try:
-            bpf.update(fd, elements.INFO_KEY, bytes(8))
+            bpf.update(fd, elements.FIRST, bytes(8))
         except PermissionError:
             os._exit(1)
         os._exit(0)

@@ -42,8 +42,8 @@ def _make(fd: int, instance: str, target: Path) -> None:
         selftest.run(instance, target, fd)  # if this fails, so does the next self-test, which reports it
         return
     made = elements.pack_home(Home(own, structs.HOME_KNOWN, 0))
-    if bpf.lookup(fd, elements.INFO_KEY, structs.HOME.size) != made:
-        bpf.update(fd, elements.INFO_KEY, made)
+    if bpf.lookup(fd, elements.FIRST, structs.HOME.size) != made:
+        bpf.update(fd, elements.FIRST, made)
 
 
 def own_namespace() -> int | None:

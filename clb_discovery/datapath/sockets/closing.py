@@ -210,7 +210,7 @@ def _search(
     failures: set[str],
     stored: tuple[int, Mapping[Protocol, Path], ExitStack],
 ) -> list[_Search]:
-    """Return the search for one protocol, or None if there is nothing to find; add failures to the set.
+    """Return the search for one protocol, or nothing if there is nothing to find; add failures to the set.
 
     :param stored: the map with socket storage, pinned iterators over it, and the stack that closes their reader.
     """

@@ -158,7 +158,8 @@ def build_answer(
         else:
             left_out[
                 Refusal(
-                    f"target {one.identity}", f"has no address that can be had now: {_family(one.is_ipv4)}: {cause}"
+                    f"target {one.identity}",
+                    f"has no known address, and its query failed: {_family(one.is_ipv4)}: {cause}",
                 )
             ] = None
     if not servers and (unread or len(left_out) > len(empty)):
