@@ -61,10 +61,13 @@ def test_without_it_connects_are_balanced_and_run_nothing_of_it(plane: Plane, vi
         assert plane.connects(vip) == {server.name: 5}
 
 
-def test_a_round_opens_its_link_once(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_opens_its_link_once(
+    plane: Plane, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sidecar looks every two seconds: at the links that balance, and once at this one while something needs it."""
     following, opened, look = OwnPlane(plane.pins, plane.cgroup, Loader.AUTO), list[str](), bpf.open_pin
     outcomes_ = Outcomes(following)
+    request.addfinalizer(following.let_go)
     following.bring_up()
 
     def noted(path: Path, *, read_only: bool = False) -> int:
