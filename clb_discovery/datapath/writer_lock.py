@@ -1,8 +1,9 @@
 """The lock of the one writer of an instance's maps, beside the maps.
 
-The lock in /run (`instance.Instance`) names its holder, but keeps nobody away that has another /run: two containers that
-share the BPF file system would both give rows and servers to their pools, each over those of the other. flock(2) also
-works on a directory of the BPF file system, and in all namespaces. Only a user that can write the maps can open it.
+The lock in /run (`instance.Instance`) names its holder, but keeps nobody away that has another /run: two containers
+that share the BPF file system would both give rows and servers to their pools, each over those of the other. flock(2)
+also works on a directory of the BPF file system, and in all namespaces. Only a user that can write the maps can open
+it.
 """
 
 from __future__ import annotations
