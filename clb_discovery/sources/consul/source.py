@@ -250,8 +250,7 @@ class ConsulSource(_Hastened[Reading]):
         try:
             return await self._next()
         except UnusableError as error:  # there was an answer, so the index stays valid
-            self._fresh = None
-            await self.end()
+            self._returned = self._fresh = None
             raise UnusableError(f"{self._server}: {error}") from None
         except BaseException:
             self._reading = self._returned = self._due = self._fresh = None

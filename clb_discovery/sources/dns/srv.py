@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -22,6 +22,7 @@ from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import RealServer
 from clb_discovery.sources.dns.answer import (
     AddressSet,
+    Part,
     SrvRecord,
     SrvSet,
     Unavailable,
@@ -102,6 +103,7 @@ class SrvReader:
         self._resolvers: Final = resolvers
         self._rdtypes: Final = record_types(families)
         self._whole: Final = Whole(name, SRV)
+        self.parts: Sequence[Part] = ()
         self._reading: Reading | None = None  # the one that the last answer was built from
         self._last: Answer | None = None  # of that reading
         self._built: tuple[object, Answer] | None = None  # the last answer that was built, and its parts
@@ -113,10 +115,11 @@ class SrvReader:
         :raises SourceError: if the query of the records failed, or none of them can be used.
         """
         reading, addresses = await self._find(lookup, since)
+        self.parts = [reading.srv, *addresses.values()]
         answer = self._answer(reading, addresses)
         is_new = reading is not self._reading
         self._last, self._reading = answer, reading
-        return Round(answer, [reading.srv, *addresses.values()], is_new)
+        return Round(answer, is_new)
 
     async def _find(self, lookup: Lookup, since: float) -> tuple[Reading, Mapping[Question, _Set]]:
         """Find the records of one response, and the addresses of exactly those records.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from clb_discovery.errors import SourceError
+from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import RealServer, Unread
@@ -353,7 +353,8 @@ class Prompted(Names):
             self.third.set()
         text = await self.found.get()
         addresses = (parse_address(text),) if text else ()
-        return Known(addresses, last=addresses or (before.last if before else ())), 0.1
+        cause = None if text else "it has no address"
+        return Known(addresses, 0, cause, last=addresses or (before.last if before else ())), 0.1
 
 
 def two_instances() -> list[dict[str, Any]]:
@@ -434,6 +435,25 @@ async def test_a_look_up_that_was_under_way_counts_before_the_next_one() -> None
         assert (len(early.servers), early.asked < hastened) == (2, True)
         assert (len(fresh.servers), fresh.asked >= hastened) == (1, True)
         assert sum("consistent" in query for query in consul.queries) == 1
+        await consul_server.close()
+
+
+async def test_a_name_without_an_address_ends_no_query() -> None:
+    """While it is the only one the answer cannot be used; the query waits on, and the name counts when it is back."""
+    names = Prompted()
+    async with FakeConsul(Reply(entries=[instance("a.example")]), Reply(hang=True)) as consul:
+        consul_server = ConsulServer(consul.url, names=names)
+        source = ConsulSource(consul_server, "redis", families=IPV4)
+        names.found.put_nowait("10.0.0.1")
+        first = await source.next()
+        waiting = asyncio.create_task(source.next())
+        await asyncio.wait((waiting,), timeout=0.5)
+        names.found.put_nowait(None)
+        with pytest.raises(UnusableError, match="it has no address"):
+            await waiting
+        names.found.put_nowait("10.0.0.1")
+        assert await asyncio.wait_for(source.next(), SOON) == first
+        assert len(consul.queries) == 2
         await consul_server.close()
 
 
