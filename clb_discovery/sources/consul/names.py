@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from clb_discovery.model.address import format_address, is_ipv4
 from clb_discovery.sources.consul.members import BOTH, NOT_YET, Known
+from clb_discovery.sources.consul.transport import HostNameError
 from clb_discovery.sources.follow import Bugs
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Names(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return the addresses of a host.
 
-        :raises OSError: if there are none, or the look-up failed.
+        :raises HostNameError: if there are none, or the look-up failed.
         """
         looked = await self._host_names.look_up([host])
         found = [
@@ -76,7 +77,10 @@ class Names(AbstractResolver):
             if family in {socket.AF_UNSPEC, socket.AF_INET if is_ipv4(address) else socket.AF_INET6}
         ]
         if not found:
-            raise OSError(f"cannot look up {host}: {looked.failed.get(host, 'it has no address of this family')}")
+            cause = looked.failed.get(host, "has no address of this family")
+            if not looked.failed_families.get(host):
+                cause += "; is the name right?"
+            raise HostNameError(f"cannot look up {host}: {cause}")
         return found
 
     async def close(self) -> None:

@@ -27,7 +27,8 @@ from clb_discovery.sources.dns.host_names import MAX_ADDRESSES, HostNames
 from clb_discovery.sources.dns.resolvers import Resolvers
 from tests.support.consul import ConsulAgent
 from tests.support.fake_consul import FakeConsul, Reply, instance
-from tests.support.fake_dns import SilentDns
+from tests.support.fake_dns import FakeDns, SilentDns
+from tests.support.fake_dns import Reply as DnsReply
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
 
@@ -458,12 +459,32 @@ async def test_a_name_without_an_address_ends_no_query() -> None:
 
 
 async def test_the_agents_own_name_is_looked_up_alike(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:
-    """Its name is looked up in the hosts file and with the given DNS server; a missing server is an error."""
+    """Its name is looked up in the hosts file and with the given DNS server."""
     agent.register("far", 1, "10.0.0.1")
     knot.write("consul A 127.0.0.1")
     for host in ("localhost", "consul.example"):
         source = ConsulSource(connect(f"http://{host}:{agent.http_port}", knot.address), "far")
         await until(source, server("10.0.0.1"))
-    source = ConsulSource(connect(f"http://nobody.example:{agent.http_port}", knot.address), "far")
-    with pytest.raises(SourceError, match=r"cannot be reached: .*nobody\.example"):
-        await source.next()
+
+
+@pytest.mark.parametrize(
+    ("rcode", "cause"),
+    [
+        ("NXDOMAIN", "has no address in DNS; is the name right?"),
+        ("SERVFAIL", "A: SERVFAIL from {} (UDP); repeat the query with: dig @127.0.0.1 -p {} consul.example A"),
+    ],
+)
+async def test_a_name_of_the_agent_that_cannot_be_looked_up_is_the_error(
+    connect: Connect, rcode: str, cause: str
+) -> None:
+    """It is a failure of DNS: the message has its cause and the query to repeat, and does not blame the agent."""
+    async with FakeDns() as fake:
+        for kind in ("A", "AAAA"):
+            fake.replies["consul.example.", kind] = DnsReply(rcode=rcode)
+        source = ConsulSource(connect("http://consul.example:8500", fake.address), "redis")
+        with pytest.raises(SourceError) as error:
+            await source.next()
+        expected = cause.format(fake.address.replace(":", "@"), fake.port)
+    assert str(error.value) == (
+        f"Consul at http://consul.example:8500 cannot be reached: cannot look up consul.example: {expected}"
+    )

@@ -388,7 +388,8 @@ async def test_a_refused_connection_is_an_error() -> None:
 async def test_a_name_that_does_not_resolve_is_an_error() -> None:
     """An unknown host name is a failure of discovery, not of the configuration."""
     server = ConsulServer("http://consul.invalid:8500")
-    assert "Consul at http://consul.invalid:8500 cannot be reached" in await failure(ConsulSource(server, "redis"))
+    message = await failure(ConsulSource(server, "redis"))
+    assert "Consul at http://consul.invalid:8500 cannot be reached: cannot look up consul.invalid: " in message
     await server.close()
 
 
