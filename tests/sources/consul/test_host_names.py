@@ -458,6 +458,50 @@ async def test_a_name_without_an_address_ends_no_query() -> None:
         await consul_server.close()
 
 
+class Varied(Names):
+    """Finds two of five addresses, in turn, or fails."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: HostNames(Resolvers(["192.0.2.1"])))
+        self.turn = 0
+        self.fails = False
+
+    async def look_up(self, name: str, before: Known | None, since: float) -> tuple[Known, float]:
+        """Return the addresses of this turn."""
+        del name, since
+        if self.fails:
+            return Known(cause="SERVFAIL", unread=BOTH, last=before.last if before else ()), 0.1
+        self.turn += 1
+        addresses = tuple(parse_address(f"10.0.0.{(self.turn + number) % 5}") for number in range(2))
+        return Known(addresses, last=addresses), 0.1
+
+
+@pytest.mark.parametrize("lingers", [True, False])
+async def test_a_name_whose_server_varies_its_answers_has_all_of_its_addresses(*, lingers: bool) -> None:
+    """As for `--dns`, also after a failed look-up and a failure of Consul, unless `--linger 0` switches it off."""
+    names = Varied()
+    async with FakeConsul(Reply(entries=[instance("a.example")]), Reply(hang=True)) as consul:
+        consul_server = ConsulServer(consul.url, names=names)
+        source = ConsulSource(consul_server, "redis", families=IPV4, lingers=lingers)
+        async with asyncio.timeout(SOON):
+            while len((answer := await source.next()).servers) < 5 and names.turn < 15:
+                assert len(answer.servers) == 2
+        assert ("the DNS server varies the addresses of a.example: " in str(answer.note)) is lingers
+        if lingers:
+            names.fails = True
+            assert (await source.next()).unread
+            consul.replies = [Reply(status=500), Reply(entries=[instance("a.example")]), Reply(hang=True)]
+            source.hasten()
+            with pytest.raises(SourceError):
+                await source.next()
+            names.fails = False
+            async with asyncio.timeout(SOON):
+                while (answer := await source.next()).unread:
+                    pass
+            assert len(answer.servers) == 5
+        await consul_server.close()
+
+
 async def test_the_agents_own_name_is_looked_up_alike(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:
     """Its name is looked up in the hosts file and with the given DNS server."""
     agent.register("far", 1, "10.0.0.1")
