@@ -52,6 +52,10 @@ ANY_SERVER: Final = ("stale", "")
 """The parameter of a query that any server may answer."""
 CONSISTENTLY: Final = ("consistent", "")
 """The parameter of a query that only the leader may answer, confirmed by a quorum and with its whole log applied."""
+_HEADERS: Final = {
+    "Accept-Encoding": "identity",  # so that a body cannot grow when it is decompressed
+    "Cache-Control": "no-cache",  # for a cache on the way; Consul ignores this directive
+}
 _BLOCKING: Final = frozenset({"index", "wait"})
 _LAST_CONTACT: Final = "X-Consul-LastContact"  # milliseconds since the answering server's last contact to its leader
 _KNOWN_LEADER: Final = "X-Consul-KnownLeader"
@@ -238,8 +242,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Accept-Encoding": "identity"}
-                | self._auth,  # so that a body cannot grow when it is decompressed
+                headers=_HEADERS | self._auth,
                 auto_decompress=False,
             )
         return self._session

@@ -661,7 +661,10 @@ async def test_a_password_for_a_proxy_is_sent_and_never_shown() -> None:
 
 
 async def test_what_is_asked_for_stands_in_every_query() -> None:
-    """Datacenter, namespace, partition, distance, filter and all tags are sent with the first and all later queries."""
+    """Datacenter, namespace, partition, distance, filter and all tags are sent with the first and all later queries.
+
+    A cache on the way has to let each of them through.
+    """
     environ = {"CONSUL_NAMESPACE": "other", "CONSUL_PARTITION": "p 1"}
     wanted = Selection(near="_agent", filter='Service.Meta.a == "b c"', tags=("x", "y=1"))
     async with FakeConsul(Reply()) as fake:
@@ -678,6 +681,7 @@ async def test_what_is_asked_for_stands_in_every_query() -> None:
         ("partition", "p 1"),
     ]
     common += [("stale", ""), ("tag", "x"), ("tag", "y=1")]
+    assert {request.headers["Cache-Control"] for request in fake.asked} == {"no-cache"}
     assert sorted(fake.asked[0].query.items()) == common
     assert sorted(fake.asked[1].query.items()) == sorted([*common, ("index", "7"), ("wait", "50s")])
 
