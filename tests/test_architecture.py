@@ -73,6 +73,7 @@ PURE_MODULES: Final = frozenset(
         "clb_discovery.sources.consul.opt_in",
         "clb_discovery.sources.dns.answer",
         "clb_discovery.sources.dns.linger",
+        "clb_discovery.sources.dns.varying",
     }
 )
 """Pure modules in other rooms."""

@@ -12,6 +12,7 @@ from clb_discovery.cli.command_parser import CommandParser
 from clb_discovery.cli.help_texts import EXIT_CODES, VALUES, examples
 from clb_discovery.config.options import LOADERS, OPTIONS, SERVICE_GROUPS
 from clb_discovery.config.schema import Group, Option
+from clb_discovery.config.values import parse_text
 from clb_discovery.datapath.handover import parse_group
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.documents.trace import OUTCOMES
@@ -140,7 +141,7 @@ def _complete_load(parser: argparse.ArgumentParser) -> None:
     choices = tuple(loader for loader in OPTIONS["loader"].choices if loader != Loader.NONE)
     _add_option(parser, "loader", replace(OPTIONS["loader"], choices=choices, help=LOADERS))
     text = "balance connects of this systemd unit only, which may not have been started yet"
-    target.add_argument("--unit", metavar="NAME", help=text)
+    target.add_argument("--unit", metavar="NAME", type=_typed(parse_text), help=text)
     text = (
         "whether to follow how TCP connects end, which ejection, active connections and --connect-timeout need: on, "
         "the default; or off, if no service uses any of these, so that every TCP connect in the cgroup costs less; a "

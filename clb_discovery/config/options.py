@@ -135,46 +135,61 @@ class Options:
     consul_token_file: str | None = _CONSUL.value(
         None,
         "FILE",
-        str,
+        values.parse_text,
         "read the ACL token from this file (CONSUL_HTTP_TOKEN_FILE; CONSUL_HTTP_TOKEN has the token itself)",
     )
     consul_ca_file: str | None = _CONSUL.value(
         None,
         "FILE",
-        str,
+        values.parse_text,
         "trust the certificate authorities in this file for https, in PEM form (CONSUL_CACERT); default: the system's",
     )
     consul_ca_path: str | None = _CONSUL.value(
-        None, "DIR", str, "trust the certificate authorities in the files of this directory (CONSUL_CAPATH)"
+        None,
+        "DIR",
+        values.parse_text,
+        "trust the certificate authorities in the files of this directory (CONSUL_CAPATH)",
     )
     consul_client_cert: str | None = _CONSUL.value(
-        None, "FILE", str, "present this certificate (PEM) (CONSUL_CLIENT_CERT)"
+        None, "FILE", values.parse_text, "present this certificate (PEM) (CONSUL_CLIENT_CERT)"
     )
-    consul_client_key: str | None = _CONSUL.value(None, "FILE", str, "its unencrypted key (PEM) (CONSUL_CLIENT_KEY)")
+    consul_client_key: str | None = _CONSUL.value(
+        None, "FILE", values.parse_text, "its unencrypted key (PEM) (CONSUL_CLIENT_KEY)"
+    )
     consul_tls_server_name: str | None = _CONSUL.value(
-        None, "NAME", str, "expect this name in Consul's certificate (CONSUL_TLS_SERVER_NAME)"
+        None, "NAME", values.parse_text, "expect this name in Consul's certificate (CONSUL_TLS_SERVER_NAME)"
     )
-    datacenter: str | None = _CONSUL.value(None, "NAME", str, "use this datacenter; default: that of the agent")
-    namespace: str | None = _CONSUL.value(None, "NAME", str, "use this Enterprise namespace (CONSUL_NAMESPACE)")
-    partition: str | None = _CONSUL.value(None, "NAME", str, "use this Enterprise partition (CONSUL_PARTITION)")
+    datacenter: str | None = _CONSUL.value(
+        None, "NAME", values.parse_text, "use this datacenter; default: that of the agent"
+    )
+    namespace: str | None = _CONSUL.value(
+        None, "NAME", values.parse_text, "use this Enterprise namespace (CONSUL_NAMESPACE)"
+    )
+    partition: str | None = _CONSUL.value(
+        None, "NAME", values.parse_text, "use this Enterprise partition (CONSUL_PARTITION)"
+    )
     near: str | None = _CONSUL.value(
         None,
         "NODE",
-        str,
+        values.parse_text,
         "let Consul sort the instances in its answers by round-trip time from this node, or with _agent from the "
         "queried agent; shares of connects do not depend on the order",
     )
     filter: str | None = _CONSUL.value(
-        None, "EXPRESSION", str, "use only instances that match, such as 'Service.Meta.version == \"2\"'"
+        None, "EXPRESSION", values.parse_text, "use only instances that match, such as 'Service.Meta.version == \"2\"'"
     )
-    tagged_address: str | None = _CONSUL.value(None, "NAME", str, "prefer tagged addresses so named, such as wan")
+    tagged_address: str | None = _CONSUL.value(
+        None, "NAME", values.parse_text, "prefer tagged addresses so named, such as wan"
+    )
     consul_wait: float = _CONSUL.value(
         50.0,
         "TIME",
         values.parse_consul_wait,
         "wait this long for a change in each query, 1s to 10m; below the timeout of a proxy on the way; default 50s",
     )
-    tag: tuple[str, ...] = _CONSUL.repeatable("TAG", str, "use only instances with this tag; repeatable: with all tags")
+    tag: tuple[str, ...] = _CONSUL.repeatable(
+        "TAG", values.parse_text, "use only instances with this tag; repeatable: with all tags"
+    )
 
     real_range: tuple[Network, ...] = _LIMITS.repeatable(
         "CIDR",

@@ -29,7 +29,6 @@ _OF_SERVICE: Final = {"filter": ("consul",), "tags": ("consul",), "linger": ("sr
 _OF_PART: Final = (*KINDS, "priority", "share", "datacenter", *SELECTION)
 _OF_CONSUL: Final = ("datacenter", *SELECTION)
 _SERVER: Final = ("address", "weight", "priority")
-_LONGEST_TEXT: Final = 1024
 
 
 def read_parts(name: str, table: Mapping[str, object]) -> tuple[Part, ...]:
@@ -60,9 +59,11 @@ def selection(table: Mapping[str, object]) -> dict[str, Any]:
     """Read the selection of Consul's instances, as values of the options `--filter` and `--tag`."""
     found: dict[str, Any] = {}
     if "filter" in table:
-        found["filter"] = _words("filter", table["filter"])
+        found["filter"] = toml_values.parsed("filter", values.parse_text, table["filter"])
     if "tags" in table:
-        found["tag"] = tuple(_words("tags", tag) for tag in toml_values.texts("tags", table["tags"]))
+        found["tag"] = tuple(
+            toml_values.parsed("tags", values.parse_text, tag) for tag in toml_values.texts("tags", table["tags"])
+        )
     return found
 
 
@@ -117,7 +118,9 @@ def _part(name: str, table: object, others: Sequence[str]) -> Part:
             raise ValueError(_misplaced(key, table[key], ("consul",)))
     part = _PARSERS[kinds[0]](name, table[kinds[0]])
     chosen = selection(table)
-    datacenter = _words("datacenter", table["datacenter"]) if "datacenter" in table else None
+    datacenter = None
+    if "datacenter" in table:
+        datacenter = toml_values.parsed("datacenter", values.parse_text, table["datacenter"])
     query = [("dc", datacenter)] if datacenter else []
     query += [("filter", chosen["filter"])] if "filter" in chosen else []
     query += [("tag", tag) for tag in chosen.get("tag", ())]
@@ -182,13 +185,6 @@ def _static(name: str, value: object) -> Part:
 
 
 _PARSERS: Final = {"consul": _consul, "srv": _srv, "dns": _dns, "servers": _static}
-
-
-def _words(key: str, value: object) -> str:
-    found = toml_values.text(key, value)
-    if not found or not found.isprintable() or len(found) > _LONGEST_TEXT:
-        raise ValueError(f"{key} = {toml_values.shown(value)}: write 1 to {_LONGEST_TEXT} printable characters")
-    return found
 
 
 def _servers(value: object) -> tuple[RealServer, ...]:

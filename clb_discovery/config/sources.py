@@ -60,11 +60,11 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
             for part, families in consul:
                 zone_key = key if part.source in zoned else None
                 selection = Selection(options.near, part.filter, part.tags or (), options.tagged_address, zone_key)
-                agent = server(part.datacenter)
+                agent, lingers = server(part.datacenter), part.linger != 0
                 sources[part.source] = (
-                    ConsulCatalog(agent, selection)
+                    ConsulCatalog(agent, selection, lingers=lingers)
                     if part.source == CATALOG
-                    else ConsulSource(agent, part.name, selection, families, part.source)
+                    else ConsulSource(agent, part.name, selection, families, part.source, lingers=lingers)
                 )
         for part, families in parts:
             if part.source.startswith((SRV, DNS)):

@@ -16,6 +16,8 @@ from clb_discovery.model.servers import MAX_NAME, MAX_PORT, Protocol, Vip
 from clb_discovery.model.service import CONSUL, DNS, SRV, Service
 from clb_discovery.model.text_forms import parse_duration, parse_limit, parse_vip
 
+_LONGEST_TEXT: Final = 4096
+_SHOWN: Final = 200
 _HOST_NAME: Final = re.compile(r"(?=[^:]*[A-Za-z])[A-Za-z0-9_.-]+(?::[0-9]*)?")
 
 
@@ -90,6 +92,13 @@ def dns_entry(text: str) -> Entry:
     target, vips = parse_assignment(text)
     name, source = dns_source(target)
     return Entry(Service(name, source, vips, automatic=None if vips else Protocol.TCP), place=f"--dns {text}")
+
+
+def parse_text(text: str) -> str:
+    """Read a text that is used as it is; an empty one would set nothing, in silence."""
+    if not 1 <= len(text) <= _LONGEST_TEXT or not text.isprintable():
+        raise ValueError(f"{text[:_SHOWN]!r}: write 1 to {_LONGEST_TEXT} printable characters")
+    return text
 
 
 def parse_listener(text: str) -> tuple[str, int]:

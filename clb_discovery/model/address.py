@@ -14,6 +14,7 @@ from typing import Final, NewType
 Address = NewType("Address", bytes)
 """16 bytes, network byte order; IPv4 as `::ffff:a.b.c.d`."""
 MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
+_MAPPED_BITS: Final = 8 * len(MAPPED_PREFIX)
 CACHED_ADDRESSES: Final = 1 << 17
 """Entries of every cache by address: two full pools of 65,536."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -57,11 +58,15 @@ def is_ipv4(address: Address) -> bool:
 
 
 def parse_network(text: str) -> Network:
-    """Parse `10.0.0.0/8` or `fd00::/8`; host bits may be set.
+    """Parse `10.0.0.0/8` or `fd00::/8`; host bits may be set. `::ffff:10.0.0.0/104` is the first of them, too.
 
     :raises ValueError: if it is not a network.
     """
-    return ipaddress.ip_network(text, strict=False)
+    network = ipaddress.ip_network(text, strict=False)
+    first = network.network_address.packed
+    if network.prefixlen >= _MAPPED_BITS and first.startswith(MAPPED_PREFIX):
+        return ipaddress.IPv4Network((first[12:], network.prefixlen - _MAPPED_BITS))
+    return network
 
 
 def in_network(address: Address, network: Network) -> bool:

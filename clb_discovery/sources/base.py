@@ -19,7 +19,8 @@ class Source(Protocol):
 
         The first call returns at once; later ones wait for a change (Consul) or for the TTL (DNS).
 
-        :raises SourceError: if discovery gave no complete answer. The next call tries again, at once.
+        :raises SourceError: if discovery gave no complete answer. The next call tries again, at once; but after an
+            UnusableError, which is an answer, it waits as after any other.
         """
 
     def hasten(self) -> None:

@@ -1,7 +1,8 @@
 """The loop that follows any source.
 
 Backoff is here, so that it is the same for every source: unlimited retries, exponential with full jitter, capped, and
-reset by each success.
+reset by each answer. An answer that cannot be used is one, too: the source waits for the next as after any other, so a
+correction counts at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from clb_discovery.errors import SourceError, UnusableError
-from clb_discovery.model.answer import Answer, Failure, Listing, Outcome
+from clb_discovery.model.answer import Failure, Outcome
 from clb_discovery.sources.base import Source
 
 BACKOFF_FIRST: Final = 0.5
@@ -55,11 +56,19 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
     bugs: Bugs | None = None  # most sources never need it
     while True:
         try:
-            outcome = await source.next()
+            outcome = await _next(source)
         except Exception as error:  # noqa: BLE001 - `_failed` distinguishes them
             bugs = bugs or Bugs()
             outcome = await _retried(source, error, partial(_failed, source, emit, bugs), first, cap)
         emit(outcome)
+
+
+async def _next(source: Source) -> Outcome:
+    """Return the next answer, or a failure for one that cannot be used."""
+    try:
+        return await source.next()
+    except UnusableError as error:
+        return Failure(str(error), unusable=True)
 
 
 def _failed(source: Source, emit: Emit, bugs: Bugs, state: RetryCallState) -> None:
@@ -74,7 +83,7 @@ def _failed(source: Source, emit: Emit, bugs: Bugs, state: RetryCallState) -> No
         error=type(error).__name__,
     )
     if isinstance(error, SourceError):
-        emit(Failure(str(error), unusable=isinstance(error, UnusableError)))
+        emit(Failure(str(error)))
     elif isinstance(error, OSError):
         emit(Failure(f"cannot query: {error.strerror or error}"))
     else:
@@ -83,14 +92,14 @@ def _failed(source: Source, emit: Emit, bugs: Bugs, state: RetryCallState) -> No
 
 async def _retried(
     source: Source, error: Exception, failed: Callable[[RetryCallState], None], first: float, cap: float
-) -> Answer | Listing:
+) -> Outcome:
     """Retry after a first failure until there is an answer."""
     errors = [error]
 
-    async def attempt() -> Answer | Listing:
+    async def attempt() -> Outcome:
         if errors:
             raise errors.pop()
-        return await source.next()
+        return await _next(source)
 
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(Exception),

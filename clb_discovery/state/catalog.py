@@ -1,4 +1,8 @@
-"""Services that opt in: which ones are followed, how a start restores them, and when they are left."""
+"""Services that opt in: which ones are followed, how a start restores them, and when they are left.
+
+Consul ignores the case of a name when it returns instances, but lists each form that is registered. Names that differ
+in case only are one service, which is followed by one of them.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +32,19 @@ def joined(
     pattern = next((service for service in services if service.source == CATALOG), None)
     if pattern is None:
         return {}
-    new = (name for name in sorted(names) if CONSUL + name not in followed)
+    new = _not_among(followed, names)
     room = max(0, most - sum(one.from_catalog for one in followed.values()))
     found = (_service(pattern, name) for name in islice(new, room))
     return {service.source: ServiceState(service, from_catalog=True) for service in found}
+
+
+def _not_among(followed: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return the names of services that are not followed by any form of their name: of each the lowest form, sorted."""
+    taken = {source.lower() for source in followed}
+    lowest: dict[str, str] = {}
+    for name in sorted(names):
+        lowest.setdefault(name.lower(), name)
+    return [name for folded, name in lowest.items() if CONSUL + folded not in taken]
 
 
 def _service(pattern: Service, name: str) -> Service:
@@ -42,7 +55,7 @@ def _service(pattern: Service, name: str) -> Service:
 def unfollowed(states: Mapping[str, ServiceState]) -> tuple[str, ...]:
     """Return the names in the catalog that may opt in but have no place, sorted."""
     catalog = states.get(CATALOG)
-    return tuple(sorted(name for name in catalog.listed if CONSUL + name not in states)) if catalog else ()
+    return tuple(_not_among(states, catalog.listed)) if catalog else ()
 
 
 def _claimed(vips: Sequence[Vip], published: Published) -> OptIn:
@@ -82,13 +95,10 @@ def claimed(states: Iterable[ServiceState]) -> list[Service]:
 
 def left(states: Mapping[str, ServiceState]) -> list[str]:
     """Return the sources that need not be followed any more: they neither opt in nor may do so."""
+    leaving = [source for source, one in states.items() if one.from_catalog and one.leaving and not one.opt_in]
     catalog = states.get(CATALOG)
-    listed = catalog.listed if catalog else frozenset()
-    return [
-        source
-        for source, one in states.items()
-        if one.from_catalog and one.leaving and not one.opt_in and one.service.name not in listed
-    ]
+    listed = {CONSUL + name.lower() for name in catalog.listed} if leaving and catalog else ()
+    return [source for source in leaving if source.lower() not in listed]
 
 
 def claims(states: Iterable[ServiceState], held: Mapping[str, tuple[Vip, ...]] = MappingProxyType({})) -> list[Claim]:

@@ -205,13 +205,13 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         (f"hold = {'9' * 5000}", ["is not TOML", "5000 digits"]),
         (
             '[[service]]\nname = "a"\nconsul = "a"\ntags = [""]',
-            ["'a': tags = ''", "write 1 to 1024 printable"],
+            ["'a': tags: '': write 1 to 4096 printable"],
         ),
         ('[[service]]\nname = "a"\nconsul = "a"\ntags = [true]', ["'a': tags = True", "neither text"]),
-        ('[[service]]\nname = "a"\nconsul = "a"\nfilter = "a\\nb"', ["'a': filter = 'a\\nb'", "printable characters"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nfilter = "a\\nb"', ["'a': filter: 'a\\nb'", "printable characters"]),
         (
-            f'[[service]]\nname = "a"\nconsul = "a"\nfilter = "{"x" * 1025}"',
-            ["'a': filter = ", "write 1 to 1024"],
+            f'[[service]]\nname = "a"\nconsul = "a"\nfilter = "{"x" * 4097}"',
+            ["'a': filter: 'xxx", "write 1 to 4096"],
         ),
         ('[[service]]\nname = "a"\nsrv = "a"\nfilter = "b"', ["'a': filter = 'b'", "applies to consul only"]),
         ('[[service]]\nname = "a"\nservers = []\ntags = ["b"]', ["'a': tags = ['b']", "applies to consul only"]),

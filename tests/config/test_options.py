@@ -114,6 +114,23 @@ def test_value_of_the_wrong_type_is_named(tmp_path: Path, text: str, words: list
     assert all(word in str(error.value) for word in [str(file), *words]), str(error.value)
 
 
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.group.title == "Consul"])
+@pytest.mark.parametrize("text", ["", "a\tb"], ids=["empty", "control"])
+def test_an_empty_text_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    """It would count as if the option were absent: `--tag "$TAG"` would select all instances."""
+    file = tmp_path / "clb.toml"
+    file.write_text(f"{name} = {json.dumps(text)}")
+    for typed in ([f"--{name}", text], ["--config", str(file)]):
+        with pytest.raises(UsageError, match=f"--{name}: "):
+            read(*typed)
+
+
+def test_an_empty_unit_is_refused() -> None:
+    """Programs for all processes would be loaded instead."""
+    with pytest.raises(UsageError, match=r"--unit: '': write 1 to"):
+        make_parser().parse_args(["load", "--unit", ""])
+
+
 def test_switches_may_be_off(tmp_path: Path) -> None:
     """An option that needs no value may be false, which is the same as leaving it out."""
     file = tmp_path / "clb.toml"

@@ -138,7 +138,7 @@ A, B = '{ consul = "a" }', '{ consul = "b" }'
         (['{ consul = "a", priority = 65536 }'], "", "from, part 1: priority = 65536: is not a number"),
         (['{ srv = "a", datacenter = "dc2" }'], "", "from, part 1: datacenter = 'dc2': applies to consul only"),
         (['{ servers = "10.9.0.1:1", tags = "x" }'], "", "from, part 1: tags = 'x': applies to consul only"),
-        (['{ consul = "a", datacenter = "" }'], "", "datacenter = '': write 1 to 1024 printable characters"),
+        (['{ consul = "a", datacenter = "" }'], "", "datacenter: '': write 1 to 4096 printable characters"),
         (['{ servers = "10.9.0.1" }'], "", "from, part 1: servers: '10.9.0.1' is not ADDR:PORT"),
         ([A, B, A], "", "from: parts 1 and 3 are equal; remove one of them"),
         ([A, '{ consul = "a", priority = 3 }'], "", "from: parts 1 and 2 are equal"),

@@ -74,6 +74,7 @@ def test_the_catalog_and_options_follow_zones(tmp_path: Path) -> None:
         ('zone-map = { "10.0.0.0/8" = "" }', ["zone-map", "has no valid zone"]),
         ('zone-map = { "10.0.0.0/8" = true }', ["zone-map, '10.0.0.0/8' = True", "neither text nor a number"]),
         ('zone-map = "10.0.0.0/8"', ["zone-map", "has no zone"]),
+        ('zone-map = { "10.0.0.0/8" = "a", "::ffff:10.0.0.0/104" = "b" }', ["--zone-map: 10.0.0.0/8", "keep one"]),
         ('zone-map = { "10.0.0.0/8" = "a", "10.1.0.0/8" = "b" }', ["--zone-map: 10.0.0.0/8", "'a'", "'b'", "keep one"]),
     ],
 )

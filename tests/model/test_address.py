@@ -89,6 +89,11 @@ def test_endpoints_have_brackets_for_ipv6_only(address: Address, port: int) -> N
         ("fd00::1", "fd00::/8", True),
         ("fe00::1", "fd00::/8", False),
         ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3", "::ffff:10.0.0.0/104", True),
+        ("11.1.2.3", "::ffff:10.9.9.9/104", False),
+        ("11.1.2.3", "::ffff:0:0/96", True),
+        ("10.1.2.3", "::ffff:10.1.2.3", True),
+        ("::fffe:0:1", "::fffe:0:0/95", True),
     ],
 )
 def test_networks_hold_addresses_of_their_own_family(address: str, network: str, inside: bool) -> None:

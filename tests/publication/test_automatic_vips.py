@@ -145,7 +145,7 @@ def test_services_get_vips_beside_those_that_have_them() -> None:
         ("224.0.0.0/4", "multicast"),
         ("0.0.0.0/0", "unspecified"),
         ("240.0.0.0/4", "broadcast"),
-        ("::ffff:0:0/96", "IPv4 range in IPv6 form"),
+        ("::fffe:0:0/95", "IPv4 range in IPv6 form"),
     ],
 )
 def test_range_without_vips_is_refused(given_text: str, reason: str) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from structlog.testing import capture_logs
 
-from clb_discovery.errors import SourceError
+from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.model.answer import Answer, Failure, Outcome
 from clb_discovery.sources.follow import BACKOFF_CAP, BACKOFF_FIRST, follow
 from tests.support.fake_source import FakeSource
@@ -79,6 +79,15 @@ async def test_each_success_starts_the_pauses_anew(pauses: list[float]) -> None:
     """After an answer the first pause is short again, however long the last one was."""
     await followed([SourceError("no")] * 20 + [NOBODY, SourceError("no")] * 100)
     assert max(pauses[20:]) <= BACKOFF_FIRST
+
+
+async def test_an_answer_that_cannot_be_used_is_followed_by_the_next(pauses: list[float]) -> None:
+    """It is a failure without a pause, so that a correction counts at once; it ends the pauses of earlier failures."""
+    bad, unusable = UnusableError("port 0"), Failure("port 0", unusable=True)
+    heard = await followed([bad] * 20 + [NOBODY] + [SourceError("no"), bad] * 100)
+    assert heard == [unusable] * 20 + [NOBODY] + [Failure("no"), unusable] * 100
+    assert len(pauses) == 100
+    assert max(pauses) <= BACKOFF_FIRST
 
 
 @pytest.mark.usefixtures("pauses")

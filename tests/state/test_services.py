@@ -211,6 +211,32 @@ def test_what_a_catalog_lists_is_followed() -> None:
     assert set(found.sources) == {CATALOG, "consul:a", "consul:b"}
 
 
+def test_names_that_differ_in_case_are_one_service() -> None:
+    """Consul returns the instances of all of them for each. The one that is followed stays, else the lowest is new."""
+    found = of_catalog("redis", "Web", "web", "WEB")
+    assert set(found.sources) == {CATALOG, "consul:redis", "consul:WEB"}
+    assert found.too_many is None
+    found.hear(CATALOG, Listing(frozenset({"redis", "REDIS", "web"})), 1, AT)
+    assert set(found.sources) == {CATALOG, "consul:redis", "consul:WEB"}
+    for now in (2, 60):
+        found.hear("consul:WEB", Answer(()), now, AT)
+    assert not found.leave()
+    found.hear(CATALOG, Listing(frozenset({"redis"})), 61, AT)
+    assert found.leave()
+    assert set(found.sources) == {CATALOG, "consul:redis"}
+
+
+def test_configured_service_in_another_case_is_no_second_one() -> None:
+    """Its VIPs are those of the configuration. A part with a selection of its own is another source."""
+    catalog = Service("catalog", CATALOG, ())
+    found = ServiceTable([catalog, service("consul:REDIS"), service("consul:web?dc=dc2")])
+    found.hear(CATALOG, Listing(frozenset({"Redis", "redis", "web"})), 0, AT)
+    assert set(found.sources) == {CATALOG, "consul:REDIS", "consul:web?dc=dc2", "consul:web"}
+    found.adopt([catalog, service("consul:WEB")])
+    found.hear(CATALOG, Listing(frozenset({"Redis", "redis", "web"})), 1, AT)
+    assert set(found.sources) == {CATALOG, "consul:WEB", "consul:Redis"}
+
+
 def test_service_that_opts_in_anew_is_news() -> None:
     """Another opt-in of the same servers has to be published; the same opt-in has not."""
     found = of_catalog("a")

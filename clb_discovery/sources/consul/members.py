@@ -11,6 +11,7 @@ from clb_discovery.model.answer import Answer, Refusal
 from clb_discovery.model.servers import Endpoint, RealServer, Unread
 from clb_discovery.model.zones import MAX_ZONE, NO_PLACES, Places
 from clb_discovery.sources.consul.answer import MAX_NAMES, Instance, Reading, bounded, show
+from clb_discovery.sources.dns.varying import varying_note
 from clb_discovery.text import some_of
 
 BOTH: Final = frozenset({True, False})
@@ -33,6 +34,8 @@ class Known(NamedTuple):
     """Families whose look-up failed. A family that certainly has no address is not among them."""
     last: tuple[Address, ...] = ()
     """The addresses that the last successful look-up found."""
+    stays: float = 0.0
+    """How long addresses stay that a look-up lacks, in seconds, if any does now because the DNS server varies them."""
 
 
 NOT_YET: Final = Known(cause="it is still being looked up", unread=BOTH)
@@ -82,16 +85,18 @@ def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[
         out_members=tuple(sorted(found.out_members)),
         unread=tuple(sorted(found.unread, key=repr)),
         left_out=left_out,
-        note=_note(reading.zoneless),
+        note=_note(reading.zoneless, {name: names[name].stays for name in looked & names.keys() if names[name].stays}),
         places=found.places(),
     )
 
 
-def _note(zoneless: Sequence[str]) -> str | None:
-    """Return the remark about instances whose zone cannot be used."""
-    if not zoneless:
-        return None
-    return f"{'; '.join(some_of(zoneless, _QUOTED))}: their zone is unknown; register 1 to {MAX_ZONE} bytes of text"
+def _note(zoneless: Sequence[str], stays: Mapping[str, float]) -> str | None:
+    """Return the remark about instances whose zone cannot be used, and about names whose addresses stay."""
+    notes = [note for note in (varying_note(stays),) if note]
+    if zoneless:
+        some = "; ".join(some_of(zoneless, _QUOTED))
+        notes.append(f"{some}: their zone is unknown; register 1 to {MAX_ZONE} bytes of text")
+    return "; ".join(notes) or None
 
 
 class _Found:

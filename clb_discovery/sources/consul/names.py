@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from clb_discovery.model.address import format_address, is_ipv4
+from clb_discovery.model.address import Address, format_address, is_ipv4
 from clb_discovery.sources.consul.members import BOTH, NOT_YET, Known
+from clb_discovery.sources.consul.transport import HostNameError
+from clb_discovery.sources.dns.varying import Varying
 from clb_discovery.sources.follow import Bugs
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Names(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return the addresses of a host.
 
-        :raises OSError: if there are none, or the look-up failed.
+        :raises HostNameError: if there are none, or the look-up failed.
         """
         looked = await self._host_names.look_up([host])
         found = [
@@ -76,7 +78,10 @@ class Names(AbstractResolver):
             if family in {socket.AF_UNSPEC, socket.AF_INET if is_ipv4(address) else socket.AF_INET6}
         ]
         if not found:
-            raise OSError(f"cannot look up {host}: {looked.failed.get(host, 'it has no address of this family')}")
+            cause = looked.failed.get(host, "has no address of this family")
+            if not looked.failed_families.get(host):
+                cause += "; is the name right?"
+            raise HostNameError(f"cannot look up {host}: {cause}")
         return found
 
     async def close(self) -> None:
@@ -104,17 +109,19 @@ class Names(AbstractResolver):
 class Watched:
     """The host names among the addresses of one service; each is looked up again when its addresses expire."""
 
-    def __init__(self, names: Names, source: str, changed: Callable[[], None]) -> None:
+    def __init__(self, names: Names, source: str, changed: Callable[[], None], *, lingers: bool = True) -> None:
         """Prepare; nothing is looked up yet.
 
         :param source: name of the service's source, for reports of bugs.
         :param changed: called when the state of a name has changed.
+        :param lingers: whether addresses may stay, if the DNS server varies them.
         """
         self._names = names
         self._source = source
         self._changed = changed
         self._bugs = Bugs()
         self._known: dict[str, Known] = {}
+        self._varying = Varying[tuple[str, bool], Address](enabled=lingers)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._since = 0.0
         """When `renew` was called: look-ups that begin after it use no earlier DNS answers."""
@@ -150,6 +157,7 @@ class Watched:
             self._tasks.pop(name).cancel()
         self._known = {name: known for name, known in self._known.items() if name in names}
         self._asked = {name: self._asked[name] for name in self._known}
+        self._varying.keep({(name, family) for name in names for family in BOTH})
         for name in sorted(set(names) - self._tasks.keys()):
             self._tasks[name] = asyncio.create_task(self._watch(name))
 
@@ -177,6 +185,7 @@ class Watched:
         for task in self._tasks.values():
             task.cancel()
         self._tasks.clear()
+        self._varying.missed()
 
     def _report(self) -> None:
         """Report a change; while first look-ups are running, collect their changes into one report."""
@@ -213,10 +222,27 @@ class Watched:
                 async with asyncio.timeout(max(lasts, len(self._tasks) / RATE)):
                     await renewing.wait()
 
+    def _completed(self, name: str, known: Known) -> Known:
+        """Add the addresses that stay because the DNS server varies them."""
+        now = asyncio.get_running_loop().time()
+        found: list[Address] = []
+        stays = 0.0
+        for family in BOTH:
+            own = [address for address in known.addresses if is_ipv4(address) is family]
+            if family in known.unread:
+                self._varying.missed((name, family))
+                found += own
+            else:
+                found += self._varying.completed((name, family), own, now, now)
+                stays = max(stays, self._varying.stays((name, family), now))
+        addresses = tuple(sorted(found))
+        return known._replace(addresses=addresses, last=addresses or known.last, stays=stays)
+
     async def _look_up(self, name: str, before: Known | None, since: float) -> tuple[Known, float]:
         """Look up a name; for a bug, too, the look-up has failed and is repeated, and other names are not affected."""
         try:
-            return await self._names.look_up(name, before, since)
+            known, lasts = await self._names.look_up(name, before, since)
+            return self._completed(name, known), lasts
         except Exception as error:  # noqa: BLE001 - otherwise it would end this task in silence
             reason = self._bugs.reason(self._source, error)
             return Known((), 0, reason, BOTH, before.last if before else ()), RETRY

@@ -146,15 +146,17 @@ class ConsulCatalog(_Hastened[Listing]):
 
     name = CATALOG
 
-    def __init__(self, server: ConsulServer, selection: Selection = ALL) -> None:
+    def __init__(self, server: ConsulServer, selection: Selection = ALL, *, lingers: bool = True) -> None:
         """Prepare; no query is sent yet.
 
         :param server: shared; its creator closes it.
         :param selection: which instances of each service.
+        :param lingers: as for `ConsulSource`.
         """
         super().__init__(Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic()))
         self._server = server
         self._selection = selection
+        self._lingers = lingers
         self._listed: frozenset[str] | None = None
         self._listed_at = 0.0
 
@@ -175,7 +177,7 @@ class ConsulCatalog(_Hastened[Listing]):
 
         :raises UsageError: if Consul's HTTP interface cannot be queried for this name.
         """
-        return ConsulSource(self._server, name, self._selection, must_opt_in=True)
+        return ConsulSource(self._server, name, self._selection, must_opt_in=True, lingers=self._lingers)
 
     async def _query(self) -> Listing:
         index, confirm = await self._start()
@@ -203,6 +205,7 @@ class ConsulSource(_Hastened[Reading]):
         name: str | None = None,
         *,
         must_opt_in: bool = False,
+        lingers: bool = True,
     ) -> None:
         """Prepare; no query is sent yet.
 
@@ -211,6 +214,7 @@ class ConsulSource(_Hastened[Reading]):
         :param families: those of its VIPs, True for IPv4; empty for those that its registration claims.
         :param name: the name of the source, if another than `consul:redis`.
         :param must_opt_in: whether the instances do not count unless one of them opts in.
+        :param lingers: whether addresses of a host name may stay, if the DNS server varies them.
         :raises UsageError: if Consul's HTTP interface cannot be queried for this name.
         """
         objection = consul_objection(service)
@@ -222,7 +226,7 @@ class ConsulSource(_Hastened[Reading]):
         self._name = name or f"consul:{service}"
         self._families = families
         self._must_opt_in = must_opt_in
-        self._names = Watched(server.names, self.name, self._wakeup.set)
+        self._names = Watched(server.names, self.name, self._wakeup.set, lingers=lingers)
         server.attach(self)
         self._answered = False
         """Whether there was an answer before: a query without an index then follows a failure, perhaps a restart."""
@@ -250,8 +254,7 @@ class ConsulSource(_Hastened[Reading]):
         try:
             return await self._next()
         except UnusableError as error:  # there was an answer, so the index stays valid
-            self._fresh = None
-            await self.end()
+            self._returned = self._fresh = None
             raise UnusableError(f"{self._server}: {error}") from None
         except BaseException:
             self._reading = self._returned = self._due = self._fresh = None

@@ -52,6 +52,10 @@ ANY_SERVER: Final = ("stale", "")
 """The parameter of a query that any server may answer."""
 CONSISTENTLY: Final = ("consistent", "")
 """The parameter of a query that only the leader may answer, confirmed by a quorum and with its whole log applied."""
+_HEADERS: Final = {
+    "Accept-Encoding": "identity",  # so that a body cannot grow when it is decompressed
+    "Cache-Control": "no-cache",  # for a cache on the way; Consul ignores this directive
+}
 _BLOCKING: Final = frozenset({"index", "wait"})
 _LAST_CONTACT: Final = "X-Consul-LastContact"  # milliseconds since the answering server's last contact to its leader
 _KNOWN_LEADER: Final = "X-Consul-KnownLeader"
@@ -96,6 +100,10 @@ class BrokenOffError(SourceError):
     """A query ended without an answer, for example because a proxy cut it or a path dropped its packets."""
 
 
+class HostNameError(OSError):
+    """The host name of the agent cannot be looked up: a bounded clause that includes the fix."""
+
+
 class StatusError(SourceError):
     """Consul answered with a status other than 200."""
 
@@ -123,7 +131,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
 
         :param tls: settings for https; `None` for the system's authorities and the address's host.
         :param auth: value of the Authorization header.
-        :param resolver: resolver of the agent's host name; `None` for aiohttp's own.
+        :param resolver: resolver of the agent's host name, which raises HostNameError; `None` for aiohttp's own.
         :param margin: seconds that a query may take beyond its wait.
         """
         super().__init__()
@@ -234,8 +242,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Accept-Encoding": "identity"}
-                | self._auth,  # so that a body cannot grow when it is decompressed
+                headers=_HEADERS | self._auth,
                 auto_decompress=False,
             )
         return self._session
@@ -339,7 +346,11 @@ def _trouble(error: aiohttp.ClientError | OSError, limit: float, secrets: Mappin
         return f"did not accept a connection within {CONNECT_TIMEOUT:g} s; is the agent running, and a firewall open?"
     if isinstance(error, TimeoutError):
         return f"did not answer within {limit:g} s; is the agent overloaded?"
-    text = _hidden(str(error).encode(errors="replace"), secrets).decode()
+    # Without an errno the error around it shows `[None]`: a host name that cannot be looked up, or several errors.
+    inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(inner, HostNameError):
+        return f"cannot be reached: {inner}"
+    text = _hidden(str(inner).encode(errors="replace"), secrets).decode()
     cause = " ".join(text.split())[:_SHOWN] or type(error).__name__
     if isinstance(error, aiohttp.ClientSSLError):
         return f"failed in TLS: {cause}; look at --consul-ca-file (CONSUL_CACERT) and at the agent's certificate"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import dns.name
@@ -80,6 +80,7 @@ class AddressReader:
         self._resolvers: Final = resolvers
         self._bounds: Final = bounds
         self._questions: Final = [Question(to_text(name), rdtype, is_whole=True) for rdtype in record_types(families)]
+        self.parts: Sequence[AddressSet | Unavailable] = ()
         self._sets: Mapping[Question, AddressSet | Unavailable] = {}  # of the last answer
         self._servers: dict[bool, Servers] = {}  # the last that were read, by family
         self._failed = 0.0  # when nothing was read: a failure that the cache keeps is queried again
@@ -92,8 +93,9 @@ class AddressReader:
         addresses, earliest = self._resolvers.addresses, max(since, self._failed)
         found = await addresses.find(lookup, self._questions, earliest, self._bounds, wait_for_any=True)
         sets = {asked: found[asked] for asked in self._questions}  # so that an error names the same one each time
+        self.parts = list(sets.values())
         try:
-            answer = build_addresses(to_text(self._name), self._port, list(sets.values()))
+            answer = build_addresses(to_text(self._name), self._port, self.parts)
         except SourceError:
             self._failed = asyncio.get_running_loop().time()
             raise
@@ -102,7 +104,7 @@ class AddressReader:
         unread = frozenset(one.is_ipv4 for one in answer.unread if one.is_ipv4 is not None)
         for family in {*BOTH} - unread:
             self._servers[family] = tuple(one for one in answer.servers if is_ipv4(one.address) is family)
-        return Round(answer, list(sets.values()), is_new, unread)
+        return Round(answer, is_new, unread)
 
     def members(self, last: Callable[[Member], Servers | None]) -> Mapping[Member, Servers]:  # noqa: ARG002 - as `Reader`
         """Return the addresses that were last read, in each family: see `Reader.members`."""

@@ -21,7 +21,7 @@ import structlog
 from dns.exception import DNSException
 from dns.rdatatype import AAAA, A, RdataType
 
-from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.errors import SourceError, UnusableError, UsageError
 from clb_discovery.model.address import is_ipv4
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import RealServer
@@ -63,8 +63,6 @@ class Round:
 
     answer: Answer
     """Without records that linger."""
-    parts: Sequence[Part]
-    """All parts that the answer was built from; at least one."""
     is_new: bool
     """Whether records were read, and not only known ones used again."""
     unread_families: Collection[bool] = ()
@@ -74,11 +72,15 @@ class Round:
 class Reader(Protocol):
     """Reads the records of one name: all that distinguishes SRV records from addresses."""
 
+    @property
+    def parts(self) -> Sequence[Part]:
+        """All parts that the last round was built from, usable or not; at least one."""
+
     async def read(self, lookup: Lookup, since: float) -> Round:
         """Query all parts that are due.
 
         :param since: answers to queries from before this time do not count, in seconds of the loop's clock.
-        :raises SourceError: if there is no complete answer.
+        :raises SourceError: if there is no complete answer; an UnusableError if it cannot be used.
         """
 
     def members(self, last: Callable[[Member], Servers | None]) -> Mapping[Member, Servers]:
@@ -138,7 +140,7 @@ class DnsSource:
     async def next(self) -> Answer:
         """Wait until the first TTL of the last answer expires, then query; the first time and after an error, at once.
 
-        :raises SourceError: if there is no complete answer.
+        :raises SourceError: if there is no complete answer; an UnusableError if it cannot be used, whose TTL counts.
         """
         if self.due is not None:
             try:
@@ -163,15 +165,14 @@ class DnsSource:
             raise SourceError(
                 f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; check the load of the DNS server"
             ) from None
+        except UnusableError:
+            self._schedule(started, lookup.questions)
+            raise
         now = clock()
         self._skip_unanswered(now, {*unread, *found.unread_families})
         self._answered, self._unread = now, found.unread_families
-        self.due = max(
-            next_round(found.parts, self._bounds, self._rng.random()),
-            started + pause(lookup.questions, self._bounds),
-            now + self._bounds.least,
-        )
-        ttl = min(part.ttl for part in found.parts)
+        due = self._schedule(started, lookup.questions)
+        ttl = min(part.ttl for part in self._reader.parts)
         _log.debug(
             "answer is complete",
             source=self.name,
@@ -181,10 +182,23 @@ class DnsSource:
             min_ttl=self._bounds.least,
             max_ttl=self._bounds.most,
             queries=lookup.questions,
-            next_query_in=round(self.due - now, 1),
+            next_query_in=round(due - now, 1),
         )
-        asked = min(started, *(part.asked for part in found.parts))
+        asked = min(started, *(part.asked for part in self._reader.parts))
         return replace(self._with_lingering(found, now), asked=asked)
+
+    def _schedule(self, started: float, questions: int) -> float:
+        """Set the time of the next round by the TTLs of this one, and return it.
+
+        :param started: when this round started.
+        :param questions: number of its queries.
+        """
+        self.due = max(
+            next_round(self._reader.parts, self._bounds, self._rng.random()),
+            started + pause(questions, self._bounds),
+            asyncio.get_running_loop().time() + self._bounds.least,
+        )
+        return self.due
 
     def _skip_unanswered(self, now: float, families: Collection[bool]) -> None:
         """Let records stay for as long as nothing was read of them: an error is no answer without them.

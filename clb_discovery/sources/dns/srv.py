@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -22,6 +22,7 @@ from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import RealServer
 from clb_discovery.sources.dns.answer import (
     AddressSet,
+    Part,
     SrvRecord,
     SrvSet,
     Unavailable,
@@ -45,6 +46,7 @@ from clb_discovery.sources.dns.source import (
     record_types,
 )
 from clb_discovery.sources.dns.target_cache import Question
+from clb_discovery.sources.dns.varying import Varying, varying_note
 from clb_discovery.sources.dns.whole import Whole
 
 MAX_READS: Final = 3
@@ -81,27 +83,37 @@ class SrvSource(DnsSource):
         """
         label, bounds = f"srv:{name}", Bounds(min_ttl, max_ttl)
         qname = parse_name("--srv", name, "a record name such as _redis._tcp.example")
-        reader = SrvReader(label, qname, resolvers, bounds, families)
+        reader = SrvReader(label, qname, resolvers, bounds, families, lingers=linger != 0)
         super().__init__(label, reader, resolvers, bounds, linger=linger, rng=rng)
 
 
 class SrvReader:
     """Reads the SRV records of one name, and the addresses of their targets: a `Reader`."""
 
-    def __init__(
-        self, label: str, name: dns.name.Name, resolvers: Resolvers, bounds: Bounds, families: Collection[bool]
+    def __init__(  # noqa: PLR0913 - what is read, and how
+        self,
+        label: str,
+        name: dns.name.Name,
+        resolvers: Resolvers,
+        bounds: Bounds,
+        families: Collection[bool],
+        *,
+        lingers: bool = True,
     ) -> None:
         """Prepare; no query is sent yet.
 
         :param label: the name of the source.
         :param name: owner of the records.
         :param families: families whose addresses are needed: True for IPv4, False for IPv6.
+        :param lingers: whether addresses of a target may stay, if its server varies them.
         """
         self._label: Final = label
         self._bounds: Final = bounds
         self._resolvers: Final = resolvers
         self._rdtypes: Final = record_types(families)
         self._whole: Final = Whole(name, SRV)
+        self._varying: Final = Varying[Question, str](enabled=lingers)
+        self.parts: Sequence[Part] = ()
         self._reading: Reading | None = None  # the one that the last answer was built from
         self._last: Answer | None = None  # of that reading
         self._built: tuple[object, Answer] | None = None  # the last answer that was built, and its parts
@@ -112,11 +124,16 @@ class SrvReader:
 
         :raises SourceError: if the query of the records failed, or none of them can be used.
         """
-        reading, addresses = await self._find(lookup, since)
+        try:
+            reading, addresses = await self._find(lookup, since)
+        except BaseException:
+            self._varying.missed()
+            raise
+        self.parts = [reading.srv, *addresses.values()]
         answer = self._answer(reading, addresses)
         is_new = reading is not self._reading
         self._last, self._reading = answer, reading
-        return Round(answer, [reading.srv, *addresses.values()], is_new)
+        return Round(answer, is_new)
 
     async def _find(self, lookup: Lookup, since: float) -> tuple[Reading, Mapping[Question, _Set]]:
         """Find the records of one response, and the addresses of exactly those records.
@@ -159,10 +176,11 @@ class SrvReader:
 
     def _answer(self, reading: Reading, addresses: Mapping[Question, _Set]) -> Answer:
         """Build the answer, or return the last one if records and addresses are the same; raises as `build_answer`."""
-        known: dict[Question, _Set] = {**reading.given, **addresses}
+        known, note = self._completed({**reading.given, **addresses})
         parts = (
             reading.srv.records,
             reading.note,
+            note,
             {
                 question: found.addresses if isinstance(found, AddressSet) else found.cause
                 for question, found in known.items()
@@ -177,8 +195,25 @@ class SrvReader:
                 [Member(answer.identities[server.endpoint], server.port) for server in answer.servers]
                 + [member for one in answer.unread if (member := Member(one.identity, one.port or 0)) in self._members]
             )
-            self._built = parts, replace(answer, note=joined(reading.note, answer.note))
+            self._built = parts, replace(answer, note=joined(reading.note, answer.note, note))
         return self._built[1]
+
+    def _completed(self, found: Mapping[Question, _Set]) -> tuple[Mapping[Question, _Set], str | None]:
+        """Add the addresses that stay because a server varies them; return a note if there are any."""
+        now = asyncio.get_running_loop().time()
+        self._varying.keep(found.keys())
+        known: dict[Question, _Set] = {}
+        stays: dict[str, float] = {}
+        for question, one in found.items():
+            known[question] = one
+            if isinstance(one, Unavailable):
+                self._varying.missed(question)
+                continue
+            addresses = self._varying.completed(question, one.addresses, one.asked, now)
+            if addresses is not one.addresses:
+                known[question] = replace(one, addresses=tuple(addresses))
+                stays[question.target] = max(self._varying.stays(question, now), stays.get(question.target, 0.0))
+        return known, varying_note(stays)
 
     def members(self, last: Callable[[Member], Servers | None]) -> Mapping[Member, Servers]:
         """Return the records of the last reading with their real servers: see `Reader.members`."""

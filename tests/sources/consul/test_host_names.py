@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from clb_discovery.errors import SourceError
+from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import RealServer, Unread
@@ -27,7 +27,8 @@ from clb_discovery.sources.dns.host_names import MAX_ADDRESSES, HostNames
 from clb_discovery.sources.dns.resolvers import Resolvers
 from tests.support.consul import ConsulAgent
 from tests.support.fake_consul import FakeConsul, Reply, instance
-from tests.support.fake_dns import SilentDns
+from tests.support.fake_dns import FakeDns, SilentDns
+from tests.support.fake_dns import Reply as DnsReply
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
 
@@ -353,7 +354,8 @@ class Prompted(Names):
             self.third.set()
         text = await self.found.get()
         addresses = (parse_address(text),) if text else ()
-        return Known(addresses, last=addresses or (before.last if before else ())), 0.1
+        cause = None if text else "it has no address"
+        return Known(addresses, 0, cause, last=addresses or (before.last if before else ())), 0.1
 
 
 def two_instances() -> list[dict[str, Any]]:
@@ -437,13 +439,96 @@ async def test_a_look_up_that_was_under_way_counts_before_the_next_one() -> None
         await consul_server.close()
 
 
+async def test_a_name_without_an_address_ends_no_query() -> None:
+    """While it is the only one the answer cannot be used; the query waits on, and the name counts when it is back."""
+    names = Prompted()
+    async with FakeConsul(Reply(entries=[instance("a.example")]), Reply(hang=True)) as consul:
+        consul_server = ConsulServer(consul.url, names=names)
+        source = ConsulSource(consul_server, "redis", families=IPV4)
+        names.found.put_nowait("10.0.0.1")
+        first = await source.next()
+        waiting = asyncio.create_task(source.next())
+        await asyncio.wait((waiting,), timeout=0.5)
+        names.found.put_nowait(None)
+        with pytest.raises(UnusableError, match="it has no address"):
+            await waiting
+        names.found.put_nowait("10.0.0.1")
+        assert await asyncio.wait_for(source.next(), SOON) == first
+        assert len(consul.queries) == 2
+        await consul_server.close()
+
+
+class Varied(Names):
+    """Finds two of five addresses, in turn, or fails."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: HostNames(Resolvers(["192.0.2.1"])))
+        self.turn = 0
+        self.fails = False
+
+    async def look_up(self, name: str, before: Known | None, since: float) -> tuple[Known, float]:
+        """Return the addresses of this turn."""
+        del name, since
+        if self.fails:
+            return Known(cause="SERVFAIL", unread=BOTH, last=before.last if before else ()), 0.1
+        self.turn += 1
+        addresses = tuple(parse_address(f"10.0.0.{(self.turn + number) % 5}") for number in range(2))
+        return Known(addresses, last=addresses), 0.1
+
+
+@pytest.mark.parametrize("lingers", [True, False])
+async def test_a_name_whose_server_varies_its_answers_has_all_of_its_addresses(*, lingers: bool) -> None:
+    """As for `--dns`, also after a failed look-up and a failure of Consul, unless `--linger 0` switches it off."""
+    names = Varied()
+    async with FakeConsul(Reply(entries=[instance("a.example")]), Reply(hang=True)) as consul:
+        consul_server = ConsulServer(consul.url, names=names)
+        source = ConsulSource(consul_server, "redis", families=IPV4, lingers=lingers)
+        async with asyncio.timeout(SOON):
+            while len((answer := await source.next()).servers) < 5 and names.turn < 15:
+                assert len(answer.servers) == 2
+        assert ("the DNS server varies the addresses of a.example: " in str(answer.note)) is lingers
+        if lingers:
+            names.fails = True
+            assert (await source.next()).unread
+            consul.replies = [Reply(status=500), Reply(entries=[instance("a.example")]), Reply(hang=True)]
+            source.hasten()
+            with pytest.raises(SourceError):
+                await source.next()
+            names.fails = False
+            async with asyncio.timeout(SOON):
+                while (answer := await source.next()).unread:
+                    pass
+            assert len(answer.servers) == 5
+        await consul_server.close()
+
+
 async def test_the_agents_own_name_is_looked_up_alike(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:
-    """Its name is looked up in the hosts file and with the given DNS server; a missing server is an error."""
+    """Its name is looked up in the hosts file and with the given DNS server."""
     agent.register("far", 1, "10.0.0.1")
     knot.write("consul A 127.0.0.1")
     for host in ("localhost", "consul.example"):
         source = ConsulSource(connect(f"http://{host}:{agent.http_port}", knot.address), "far")
         await until(source, server("10.0.0.1"))
-    source = ConsulSource(connect(f"http://nobody.example:{agent.http_port}", knot.address), "far")
-    with pytest.raises(SourceError, match=r"cannot be reached: .*nobody\.example"):
-        await source.next()
+
+
+@pytest.mark.parametrize(
+    ("rcode", "cause"),
+    [
+        ("NXDOMAIN", "has no address in DNS; is the name right?"),
+        ("SERVFAIL", "A: SERVFAIL from {} (UDP); repeat the query with: dig @127.0.0.1 -p {} consul.example A"),
+    ],
+)
+async def test_a_name_of_the_agent_that_cannot_be_looked_up_is_the_error(
+    connect: Connect, rcode: str, cause: str
+) -> None:
+    """It is a failure of DNS: the message has its cause and the query to repeat, and does not blame the agent."""
+    async with FakeDns() as fake:
+        for kind in ("A", "AAAA"):
+            fake.replies["consul.example.", kind] = DnsReply(rcode=rcode)
+        source = ConsulSource(connect("http://consul.example:8500", fake.address), "redis")
+        with pytest.raises(SourceError) as error:
+            await source.next()
+        expected = cause.format(fake.address.replace(":", "@"), fake.port)
+    assert str(error.value) == (
+        f"Consul at http://consul.example:8500 cannot be reached: cannot look up consul.example: {expected}"
+    )

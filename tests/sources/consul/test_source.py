@@ -20,7 +20,7 @@ from clb_discovery.config.services import read_services
 from clb_discovery.config.sources import open_sources
 from clb_discovery.errors import ClbError, HostError, SourceError, UsageError
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.answer import Answer
+from clb_discovery.model.answer import Answer, Failure, Outcome
 from clb_discovery.model.servers import RealServer
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.client import Scope, Selection
@@ -28,7 +28,9 @@ from clb_discovery.sources.consul.environment import OPTIONS
 from clb_discovery.sources.consul.secret_files import SecretFile
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import BURST, RATE, ConsulCatalog, ConsulSource, server_from_environment
+from clb_discovery.sources.follow import follow
 from tests.support.fake_consul import FakeConsul, Reply, instance
+from tests.support.pace import patient
 from tests.support.process import free_port
 
 TOKEN = "5d1c2b7e-very-secret"  # noqa: S105  # not a real one
@@ -104,6 +106,22 @@ async def test_instances_of_which_none_can_be_used_are_an_error_until_there_is_a
         await server.close()
     assert [query.get("index") for query in fake.queries] == [None, "5", "6", "6"]
     assert all("stale" in query for query in fake.queries)
+
+
+async def test_a_correction_of_what_cannot_be_used_counts_at_once() -> None:
+    """However many such answers came before it, the query that waits for a change is open."""
+    bad = [Reply([instance(port=0)], index=f"{index}") for index in range(5, 11)]
+    async with FakeConsul(*bad, Reply(index="11"), Reply(hang=True)) as fake:
+        server = ConsulServer(fake.url)
+        heard: asyncio.Queue[Outcome] = asyncio.Queue()
+        following = asyncio.create_task(follow(ConsulSource(server, "redis"), heard.put_nowait))
+        for _ in bad:
+            assert isinstance(await heard.get(), Failure)
+        correction = await asyncio.wait_for(heard.get(), patient(1.0))
+        following.cancel()
+        await server.close()
+    assert isinstance(correction, Answer)
+    assert [query.get("index") for query in fake.queries][:7] == [None, *map(str, range(5, 11))]
 
 
 async def test_a_service_that_leaves_its_catalog_may_have_instances_that_nobody_can_use() -> None:
@@ -319,12 +337,12 @@ async def test_cancelling_leaves_nothing_behind() -> None:
     assert [query.get("index") for query in fake.queries] == [None, "7", None]
 
 
-async def test_a_hot_loop_is_braked() -> None:
-    """A server with a new index in each answer gets no more queries than burst and rate allow."""
-    async with FakeConsul(Reply()) as fake:
+@pytest.mark.parametrize("port", [80, 0], ids=["usable", "unusable"])
+async def test_a_hot_loop_is_braked(port: int) -> None:
+    """A server that answers at once each time gets no more queries than burst and rate allow, usable or not."""
+    async with FakeConsul(Reply([instance(port=port)])) as fake:
         server = ConsulServer(fake.url)
-        source = ConsulSource(server, "redis")
-        asking = asyncio.create_task(_for_ever(source))
+        asking = asyncio.create_task(follow(ConsulSource(server, "redis"), lambda _: None))
         await asyncio.sleep(1.5)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
@@ -370,7 +388,8 @@ async def test_a_refused_connection_is_an_error() -> None:
 async def test_a_name_that_does_not_resolve_is_an_error() -> None:
     """An unknown host name is a failure of discovery, not of the configuration."""
     server = ConsulServer("http://consul.invalid:8500")
-    assert "Consul at http://consul.invalid:8500 cannot be reached" in await failure(ConsulSource(server, "redis"))
+    message = await failure(ConsulSource(server, "redis"))
+    assert "Consul at http://consul.invalid:8500 cannot be reached: cannot look up consul.invalid: " in message
     await server.close()
 
 
@@ -642,7 +661,10 @@ async def test_a_password_for_a_proxy_is_sent_and_never_shown() -> None:
 
 
 async def test_what_is_asked_for_stands_in_every_query() -> None:
-    """Datacenter, namespace, partition, distance, filter and all tags are sent with the first and all later queries."""
+    """Datacenter, namespace, partition, distance, filter and all tags are sent with the first and all later queries.
+
+    A cache on the way has to let each of them through.
+    """
     environ = {"CONSUL_NAMESPACE": "other", "CONSUL_PARTITION": "p 1"}
     wanted = Selection(near="_agent", filter='Service.Meta.a == "b c"', tags=("x", "y=1"))
     async with FakeConsul(Reply()) as fake:
@@ -659,6 +681,7 @@ async def test_what_is_asked_for_stands_in_every_query() -> None:
         ("partition", "p 1"),
     ]
     common += [("stale", ""), ("tag", "x"), ("tag", "y=1")]
+    assert {request.headers["Cache-Control"] for request in fake.asked} == {"no-cache"}
     assert sorted(fake.asked[0].query.items()) == common
     assert sorted(fake.asked[1].query.items()) == sorted([*common, ("index", "7"), ("wait", "50s")])
 

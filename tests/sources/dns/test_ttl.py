@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from clb_discovery.errors import UnusableError
+from clb_discovery.sources.dns.addresses import AddressSource
 from clb_discovery.sources.dns.answer import JITTER
 from clb_discovery.sources.dns.resolvers import AT_ONCE, Resolvers
 from clb_discovery.sources.dns.srv import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
-from tests.support.srv import SOA, SRV, records, shown, source
+from tests.support.srv import NAME, SOA, SRV, records, shown, source
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,34 @@ async def asks_again_after(seconds: float, one: SrvSource) -> None:
     latest = clock()
     assert one.due is not None
     assert earliest + seconds * (1 - JITTER) <= one.due <= latest + seconds
+
+
+@pytest.mark.parametrize(("ttl", "expected"), [(0, 0.5), (2, 2.0), (600, 3.0)])
+@pytest.mark.parametrize("kind", ["records", "target", "name"])
+async def test_an_answer_that_cannot_be_used_lasts_for_its_ttl(kind: str, ttl: int, expected: float) -> None:
+    """Within the bounds, as any other answer does; a correction counts then."""
+    async with FakeDns() as server:
+        port = 0 if kind == "records" else 80
+        server.replies[SRV] = Reply(records(f"0 1 {port} a.example.", ttl=ttl if kind == "records" else 600))
+        server.replies["a.example.", "AAAA"] = Reply([f"a.example. {ttl} AAAA ::ffff:10.0.0.1"])
+        resolvers, bounds = Resolvers([server.address]), (0.5, 3.0)
+        ipv6 = (False,)
+        one = (
+            AddressSource("a.example", 80, resolvers, *bounds, families=ipv6)
+            if kind == "name"
+            else SrvSource(NAME, resolvers, *bounds, families=ipv6)
+        )
+        clock = asyncio.get_running_loop().time
+        earliest = clock()
+        with pytest.raises(UnusableError):
+            await one.next()
+        assert one.due is not None
+        assert earliest + expected * (1 - JITTER) <= one.due <= clock() + expected
+        server.replies[SRV] = Reply(records("0 1 80 a.example."))
+        server.replies["a.example.", "AAAA"] = Reply(["a.example. 60 AAAA fd00::1"])
+        if ttl == 0:
+            assert shown(await one.next()) == ["0 1 [fd00::1]:80"]
+            assert clock() >= earliest + expected * (1 - JITTER)
 
 
 async def test_jitter_asks_early() -> None:
