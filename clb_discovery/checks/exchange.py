@@ -11,22 +11,20 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from clb_discovery.checks.authorities import Contexts
 from clb_discovery.checks.connect import connect, endpoint, is_own_fault, open_socket, tcp_connect
 from clb_discovery.checks.health import Result
 from clb_discovery.checks.response import MOST_BYTES, request_bytes, status_of
+from clb_discovery.checks.time_limit import time_limit
 from clb_discovery.model.check import Target
 from clb_discovery.text import printable
 
 _MOST_TLS_BYTES: Final = 8 * MOST_BYTES
 """Most bytes that are received under TLS: OpenSSL takes a chain of certificates of 100 KiB, but skips messages without
 limit."""
-_STEPS: Final = 20
-"""Parts of a time limit: about twice the turns of the event loop that a check by https takes."""
 _OWN_TLS: Final = frozenset({"MALLOC_FAILURE", "INTERNAL_ERROR"})
 _PASSED: Final = Result(passed=True)
 _LONGEST_REASON: Final = 200
@@ -55,7 +53,7 @@ class Exchange:
             return Result(None, f"TLS on this host: {error}")
         stage, timeout = ["connect"], target.check.timeout
         try:
-            async with _time_limit(timeout):
+            async with time_limit(timeout):
                 if target.check.request.scheme == "tcp":
                     await tcp_connect(target.address, target.port)
                     return _PASSED
@@ -92,33 +90,6 @@ class Exchange:
                     raise ValueError("the server closed the connection before its answer was complete")
                 received += more
             return status
-
-
-@asynccontextmanager
-async def _time_limit(seconds: float) -> AsyncIterator[None]:
-    """Limit the time of a block, as `asyncio.timeout`, to time in which the event loop of this host was alive.
-
-    The time is counted in steps. One that ends late, because the loop was held up, counts no more than the others, so
-    that the loop has had turns enough to notice an answer that is there.
-
-    :raises TimeoutError: if the block is not over then.
-    """
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
-    async with asyncio.timeout(None) as limit:
-
-        def wait(steps: int) -> None:
-            nonlocal timer
-            if steps:
-                timer = loop.call_later(seconds / _STEPS, wait, steps - 1)
-            else:
-                limit.reschedule(loop.time())
-
-        timer = loop.call_later(seconds / _STEPS, wait, _STEPS - 1)
-        try:
-            yield
-        finally:
-            timer.cancel()
 
 
 class _Stream:

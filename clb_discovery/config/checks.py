@@ -23,6 +23,7 @@ _URL: Final = re.compile(
 )
 _FORMS: Final = "write tcp, http://NAME/PATH, https://NAME/PATH or off; in a PATH, write other than ASCII as %XX"
 _LEAST_INTERVAL: Final = 0.1
+_LONGEST_LABEL: Final = 63  # RFC 1035, section 2.3.4
 _LONGEST_ROW: Final = 100
 
 
@@ -45,9 +46,12 @@ def parse_check(text: str) -> Request | None:
             raise ValueError(
                 f"{text!r} has no IPv6 address in its brackets; write a name, or such as [fd00::7]"
             ) from None
+    name = (match["name"] or "").removesuffix(".")  # as HTTP clients do: no certificate has it
+    if not match["ipv6"] and not all(1 <= len(label) <= _LONGEST_LABEL for label in name.split(".")):
+        raise ValueError(f"{text!r} has a name with an empty label, or one above {_LONGEST_LABEL} characters")
     target = match["target"] or "/"
     target = target if target.startswith("/") else f"/{target}"
-    return Request(match["scheme"], match["ipv6"] or match["name"], port, target)
+    return Request(match["scheme"], match["ipv6"] or name, port, target)
 
 
 def parse_interval(text: str) -> float:

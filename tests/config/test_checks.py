@@ -31,6 +31,7 @@ def service(more: str, options: Options | None = None) -> Service:
         ("http://web.example/health?deep=1&a=%20", Request("http", "web.example", 0, "/health?deep=1&a=%20")),
         ("http://web?x", Request("http", "web", 0, "/?x")),
         ("https://web.example:8443/", Request("https", "web.example", 8443, "/")),
+        ("https://web.example./a", Request("https", "web.example", 0, "/a")),
         ("https://10.0.0.1/", Request("https", "10.0.0.1", 0, "/")),
         ("https://[fd00::7]:81/a", Request("https", "fd00::7", 81, "/a")),
         ("off", None),
@@ -53,12 +54,12 @@ def test_a_check_is_shown_as_it_is_written(text: str) -> None:
         "", "TCP", "tcp://a", "udp", "ftp://a/", "http://", "http:///a", "http://a b/", "http://a/b c", "http://a/\r\nX",
         "http://user@a/", "http://user:secret@a/", "http://a/#top", "http://ä.example/", "http://a/ä", "http://a:0/",
         "http://a:65536/", "http://[fd00::7/", "http://[::g]/", "http://[1:2]/", "http://-a/", "HTTP://a/",
-        "http://" + 254 * "a", "http://a/" + 1024 * "b",
+        "http://" + 254 * "a", "http://a/" + 1024 * "b", "http://a..b/", "http://a../", "http://" + 64 * "a",
     ],
 )  # fmt: skip
 def test_other_checks_are_refused(text: str) -> None:
     """Nothing that is written there reaches the wire in another place than its own."""
-    with pytest.raises(ValueError, match=r"not a check|port outside|no IPv6 address"):
+    with pytest.raises(ValueError, match=r"not a check|port outside|no IPv6 address|empty label"):
         parse_check(text)
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from clb_discovery.checks.connect import is_own_fault, tcp_connect
+from clb_discovery.checks.time_limit import time_limit
 from clb_discovery.model.address import Address
 
 LIMIT: Final = 0.6
@@ -41,12 +42,15 @@ async def probe(address: Address, port: int, *, twice: bool = True) -> Result:
     """
     tries = [asyncio.create_task(_connect(address, port))]
     try:
-        if twice:
-            await asyncio.wait(tries, timeout=SECOND_TRY)
-            if not tries[0].done():
-                tries.append(asyncio.create_task(_connect(address, port)))
-        await asyncio.wait(tries, timeout=LIMIT - SECOND_TRY * twice, return_when=asyncio.FIRST_COMPLETED)
-        return next((one.result() for one in tries if one.done()), Result.DOWN)
+        async with time_limit(LIMIT):
+            if twice:
+                await asyncio.wait(tries, timeout=SECOND_TRY)
+                if not tries[0].done():
+                    tries.append(asyncio.create_task(_connect(address, port)))
+            await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
+        return next(one.result() for one in tries if one.done())
+    except TimeoutError:
+        return Result.DOWN
     finally:
         for one in tries:
             one.cancel()

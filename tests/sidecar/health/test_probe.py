@@ -49,6 +49,23 @@ def test_a_server_that_refuses_is_down_at_once(host: str) -> None:
         assert time.monotonic() - began < LIMIT
 
 
+@pytest.mark.parametrize("turns", range(7))
+def test_a_busy_event_loop_makes_no_server_silent(turns: int) -> None:
+    """The time in which the sidecar itself stands still does not count, whatever it has sent by then."""
+
+    async def hold() -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(LIMIT + 0.1)  # noqa: ASYNC251 - it is what happens
+
+    async def probed_and_held(address: str, port: int) -> Result:
+        found, _ = await asyncio.gather(probe_thoroughly(parse_address(address), port), hold())
+        return found
+
+    with moody_servers("127.0.0.1") as (server,):
+        assert asyncio.run(probed_and_held(*server.target)) is Result.UP
+
+
 @pytest.mark.parametrize("twice", [True, False])
 def test_a_silent_server_is_down_within_a_second(*, twice: bool) -> None:
     """The verdict has to be there before the programs' suspicion ends."""
