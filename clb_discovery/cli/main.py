@@ -7,13 +7,13 @@ does not load the tables of `terminal`.
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Final
 
+from clb_discovery.cli.output import discard_output
 from clb_discovery.cli.parser import PROGRAM, make_parser
 from clb_discovery.errors import ClbError
 from clb_discovery.stderr import PATIENCE, internal_error, is_ready, priority
@@ -38,21 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:
         return 130  # as a shell reports SIGINT
-    except BrokenPipeError:  # the reader of our output has gone, so the rest is discarded, too
-        _forget_output()
+    except BrokenPipeError:  # the reader of a command without a verdict has gone, which ends it
+        discard_output()
         return 0
     except Exception as error:  # noqa: BLE001 - a bug is one line, too
         message = internal_error(error)
         if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
-            _forget_output()
+            discard_output()
             message = f"cannot write to standard output: {error.strerror}; is there room?"
         return _failed(message, 1)
     return result
-
-
-def _forget_output() -> None:
-    """Discard buffered output."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(message: str, exit_code: int) -> int:
