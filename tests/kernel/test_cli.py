@@ -435,3 +435,14 @@ def test_reader_that_has_had_enough_is_no_error(plane: Plane, arguments: list[st
     finally:
         os.close(write)
     assert (result.returncode, result.stderr) == (code, b"")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_sidecar_with_closed_streams(instance: str, cgroup: Path, tmp_path: Path, closed: str) -> None:
+    """A sidecar publishes as any other if the program that starts it has closed its standard streams."""
+    file = tmp_path / "clb.toml"
+    file.write_text('[[service]]\nname = "web"\nvip = "10.64.0.1:80"\nservers = ["10.0.0.1:8080"]\n')
+    line = [*COMMAND, "run", "--once", "--config", str(file), "--instance", instance, "--cgroup", str(cgroup)]
+    assert subprocess.run(["sh", "-c", f"{shlex.join(line)} {closed}"], check=False).returncode == 0
+    with Maps(Pins(instance)) as maps:
+        assert any(str(vip).startswith("10.64.0.1:80") for vip in maps.read().virtual)
