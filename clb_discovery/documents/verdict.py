@@ -116,30 +116,37 @@ def empty_services(virtual_servers: Sequence[Mapping[str, Any]]) -> list[str]:
 
     A VIP of one family is no problem while the service has real servers of the other: automatic VIPs have both.
     """
-    return [service.name for service, servers in _by_service(virtual_servers).items() if not servers]
+    return [service.name for service, servers in servers_of(virtual_servers).items() if not servers]
 
 
-def _by_service(virtual_servers: Iterable[Mapping[str, Any]]) -> dict[Identity, list[Mapping[str, Any]]]:
-    """Return the real servers of each service, at all of its VIPs."""
-    found: defaultdict[Identity, list[Mapping[str, Any]]] = defaultdict(list)
-    for server in virtual_servers:
-        found[identity(server)].extend(server["real_servers"])
-    return dict(found)
+def servers_of(virtual_servers: Iterable[Mapping[str, Any]]) -> dict[Identity, dict[str, list[Mapping[str, Any]]]]:
+    """Return the real servers of each service by their names, each as it is at every VIP that has it.
+
+    A server behind several VIPs of a service is one server, which fails once.
+    """
+    found: dict[Identity, dict[str, list[Mapping[str, Any]]]] = {}
+    for virtual in virtual_servers:
+        servers = found.setdefault(identity(virtual), {})
+        for one in virtual["real_servers"]:
+            servers.setdefault(endpoint(one), []).append(one)
+    return found
 
 
 def _pools(virtual_servers: Iterable[Mapping[str, Any]], called: Mapping[Identity, str]) -> Iterator[Problem]:
-    services = {called[service]: servers for service, servers in _by_service(virtual_servers).items()}
+    services = {called[service]: servers for service, servers in servers_of(virtual_servers).items()}
     for name in [name for name, servers in services.items() if not servers]:
         yield Problem(name, "no real servers: connects are refused", "no real servers, connects are refused:", name)
     for name, servers in services.items():
-        failing = {endpoint(one): one["check_failure"] for one in servers if one["check_failure"]}
+        failing = {
+            endpoint(one): one["check_failure"] for ones in servers.values() for one in ones if one["check_failure"]
+        }
         if failing:
-            reasons = _list([f"{server} ({reason})" for server, reason in failing.items()])
+            failures = _list([f"{server} ({reason})" for server, reason in failing.items()])
             count = f"{len(failing)} of {len(servers)}"
-            yield Problem(
-                name, f"{count} real servers fail their checks: {reasons}", "fail checks:", f"{name} ({count})"
-            )
-        ejected = [endpoint(one) for one in servers if one["state"] == "ejected" and endpoint(one) not in failing]
+            text = f"{count} real servers fail their checks: {failures}"
+            yield Problem(name, text, "fail checks:", f"{name} ({count})")
+        out = [server for server, ones in servers.items() if any(one["state"] == "ejected" for one in ones)]
+        ejected = [server for server in out if server not in failing]
         if ejected:
             count = f"{len(ejected)} of {len(servers)}"
             text = f"{count} real servers ejected after failed connects: {_list(ejected)}"

@@ -108,6 +108,17 @@ def test_a_service_without_servers_is_not_hidden_by_another_of_its_name(opened: 
     assert tab.evaluate("document.querySelectorAll('.empty .none.bad').length") == 1
 
 
+def test_a_server_behind_several_vips_is_one(opened: Opener, stage: Stage) -> None:
+    """The headline, the totals and the service count servers, each once however many VIPs lead to it."""
+    servers = [real("10.0.0.1", ejected=True), real("10.0.0.2")]
+    stage.show(document([virtual("web", "10.64.0.1", *servers), virtual("web", "10.64.0.2", *servers)]))
+    tab = opened()
+    assert tab.evaluate(_HEALTH) == "▲ 1 real server ejected"
+    assert tab.evaluate("document.querySelector('.wrong').innerText") == "▲ 1 of 2 ejected"
+    totals = tab.evaluate("Array.from(document.querySelectorAll('#totals div'), tile => tile.innerText)")
+    assert any(re.match(r"Real servers\s+2\s+▲ 1 ejected", text) for text in totals)
+
+
 @pytest.mark.parametrize("by_key", [False, True])
 def test_the_headline_leads_to_the_problem(opened: Opener, *, by_key: bool) -> None:
     """Each part leads to the first service with this problem, with the focus on it, even if the filter hides it."""

@@ -9,21 +9,26 @@ const KINDS = {
   rejected: [(status) => status.sources.filter(isPartial).length, (many) => `${plural(many, "source")} partly rejected`],
 };
 
+const isAny = () => true;
 const isOut = (server) => server.state === "ejected";
 const isLate = (source) => source.state !== "fresh";
 const isPartial = (source) => !isLate(source) && Boolean(source.reason);
 
-// How many real servers of some virtual servers are so.
+// How many real servers of some virtual servers are so. One behind several VIPs of a service is one.
 function count(virtual, is) {
-  return virtual.reduce((sum, one) => sum + one.real_servers.filter(is).length, 0);
+  const keyIn = (one) => (server) => keyOf(titleOf(one), one.source, nameOf(server));
+  return new Set(virtual.flatMap((one) => one.real_servers.filter(is).map(keyIn(one)))).size;
 }
+
+const keyOf = (...parts) => JSON.stringify(parts);
+const titleOf = (virtual) => virtual.service || virtual.address;
 
 // Each service with its source, its virtual servers and its problems.
 function grouped(status) {
   const known = new Map(status.sources.map((source) => [source.name, source]));
   const groups = new Map();
   const groupOf = (name, source, parts = []) => {
-    const key = JSON.stringify([name, source]);
+    const key = keyOf(name, source);
     const unknown = { name: source ?? "", state: "not followed", reason: null };
     const from = known.get(source) ?? together(parts.map((part) => known.get(part.source)).filter(Boolean)) ?? unknown;
     if (!groups.has(key)) groups.set(key, { key, name, source, from, virtual: [] });
@@ -31,14 +36,14 @@ function grouped(status) {
   };
   const fed = new Set();
   for (const virtual of status.virtual_servers) {
-    groupOf(virtual.service || virtual.address, virtual.source, virtual.parts).virtual.push(virtual);
+    groupOf(titleOf(virtual), virtual.source, virtual.parts).virtual.push(virtual);
     for (const one of [virtual, ...(virtual.parts ?? [])]) fed.add(one.source);
   }
   for (const source of status.sources) if (!fed.has(source.name)) groupOf(source.name, source.name);
   const unpublished = new Map(status.unpublished.map((one) => [one.source, one.reason]));
   const found = [...groups.values()].map((group) => {
     const reason = [unpublished.get(group.source), group.from.reason].filter(Boolean).join("; ");
-    const isEmpty = group.virtual.length > 0 && !count(group.virtual, () => true);
+    const isEmpty = group.virtual.length > 0 && !count(group.virtual, isAny);
     return { ...group, reason, isEmpty, troubles: troublesOf(group, isEmpty, unpublished.has(group.source)) };
   });
   return found.sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
@@ -54,7 +59,7 @@ function together(sources) {
 
 // The problems of a service by kind, each with its words; a source that is not fresh has its own.
 function troublesOf({ from, virtual }, isEmpty, isUnpublished) {
-  const [out, all] = [count(virtual, isOut), count(virtual, () => true)];
+  const [out, all] = [count(virtual, isOut), count(virtual, isAny)];
   const troubles = new Map();
   if (isUnpublished) troubles.set("unpublished", "not published in full");
   if (isEmpty) troubles.set("empty", "no real servers");
