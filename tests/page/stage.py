@@ -92,12 +92,13 @@ def staged(document: dict[str, Any]) -> Iterator[Stage]:
         found.end()
 
 
-def real(address: str, *, ejected: bool = False) -> dict[str, Any]:
+def real(address: str, *, ejected: bool = False, check_failure: str | None = None) -> dict[str, Any]:
     """Return a real server."""
     state = {"state": "ejected" if ejected else "active", "suspect": False, "probing": False}
     causes = {"refused": 3 if ejected else 0, "timed_out": 1 if ejected else 0, "silent": 0, "unreachable": 0}
-    counters = {"connects": 1000, "active": 3, "failures": 4 if ejected else 0, "causes": causes, "check_failure": None}
-    return {"address": address, "port": 8080, "weight": 10, "priority": 0, "target_share": 0.0, **state, **counters}
+    counters = {"connects": 1000, "active": 3, "failures": 4 if ejected else 0, "causes": causes}
+    more = {**state, **counters, "check_failure": check_failure}
+    return {"address": address, "port": 8080, "weight": 10, "priority": 0, "target_share": 0.0, **more}
 
 
 def virtual(service: str, address: str, *servers: dict[str, Any]) -> dict[str, Any]:

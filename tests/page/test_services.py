@@ -119,6 +119,23 @@ def test_a_server_behind_several_vips_is_one(opened: Opener, stage: Stage) -> No
     assert any(re.match(r"Real servers\s+2\s+▲ 1 ejected", text) for text in totals)
 
 
+def test_servers_that_fail_their_checks_are_a_problem(opened: Opener, stage: Stage) -> None:
+    """It is one also while all of them stay in service, and none of them counts as ejected once more."""
+    servers = [real(f"10.0.0.{host}", check_failure="HTTP 503") for host in (1, 2)]
+    quiet = virtual("mail", "10.64.0.2", real("10.0.0.3"))
+    stage.show(document([virtual("web", "10.64.0.1", *servers), quiet]))
+    tab = opened("?problems=1")
+    assert tab.evaluate(_HEALTH) == "▲ 2 real servers fail their checks"
+    assert tab.evaluate(_TITLES) == ["web"]
+    assert tab.evaluate("document.querySelector('.wrong').innerText") == "▲ 2 of 2 real servers fail their checks"
+    servers = [real("10.0.0.1", ejected=True, check_failure="HTTP 503"), real("10.0.0.2", ejected=True)]
+    stage.show(document([virtual("web", "10.64.0.1", *servers, real("10.0.0.4"), real("10.0.0.5")), quiet]))
+    tab.wait_for(f"{_HEALTH} === '▲ 1 real server fails its checks; 1 real server ejected'")
+    assert tab.evaluate("document.querySelector('.wrong').innerText") == (
+        "▲ 1 of 4 real servers fail their checks ▲ 1 of 4 ejected"
+    )
+
+
 @pytest.mark.parametrize("by_key", [False, True])
 def test_the_headline_leads_to_the_problem(opened: Opener, *, by_key: bool) -> None:
     """Each part leads to the first service with this problem, with the focus on it, even if the filter hides it."""

@@ -4,15 +4,22 @@
 const KINDS = {
   unpublished: [(status) => status.unpublished.length, (many) => `${plural(many, "service")} not published in full`],
   empty: [(status) => status.empty_services.length, (many) => `${plural(many, "service")} without real servers`],
-  ejected: [(status) => count(status.virtual_servers, isOut), (many) => `${plural(many, "real server")} ejected`],
+  failing: [(status) => count(status.virtual_servers, isFailing), failing],
+  ejected: [(status) => count(status.virtual_servers, isEjected), (many) => `${plural(many, "real server")} ejected`],
   late: [(status) => status.sources.filter(isLate).length, (many) => `${plural(many, "source")} not fresh`],
   rejected: [(status) => status.sources.filter(isPartial).length, (many) => `${plural(many, "source")} partly rejected`],
 };
 
 const isAny = () => true;
 const isOut = (server) => server.state === "ejected";
+const isFailing = (server) => Boolean(server.check_failure); // also while it stays in, for want of others
+const isEjected = (server) => isOut(server) && !isFailing(server); // after failed connects
 const isLate = (source) => source.state !== "fresh";
 const isPartial = (source) => !isLate(source) && Boolean(source.reason);
+
+function failing(many) {
+  return plural(many, "real server fails its checks", "real servers fail their checks");
+}
 
 // How many real servers of some virtual servers are so. One behind several VIPs of a service is one.
 function count(virtual, is) {
@@ -59,11 +66,12 @@ function together(sources) {
 
 // The problems of a service by kind, each with its words; a source that is not fresh has its own.
 function troublesOf({ from, virtual }, isEmpty, isUnpublished) {
-  const [out, all] = [count(virtual, isOut), count(virtual, isAny)];
+  const part = (is) => `${whole.format(count(virtual, is))} of ${whole.format(count(virtual, isAny))}`;
   const troubles = new Map();
   if (isUnpublished) troubles.set("unpublished", "not published in full");
   if (isEmpty) troubles.set("empty", "no real servers");
-  if (out) troubles.set("ejected", `${whole.format(out)} of ${whole.format(all)} ejected`);
+  if (count(virtual, isFailing)) troubles.set("failing", `${part(isFailing)} real servers fail their checks`);
+  if (count(virtual, isEjected)) troubles.set("ejected", `${part(isEjected)} ejected`);
   if (isLate(from)) troubles.set("late", "");
   if (isPartial(from)) troubles.set("rejected", "partly rejected");
   return troubles;
