@@ -15,9 +15,10 @@ _NAMED: Final = 3  # at most so many names in one remark
 _SOURCE_WORDS: Final = {
     "retrying": ("no answer from", "no answer from {}: {}"),
     "held": ("held (see above):", "{} held: {}"),
-    "fresh": ("partly rejected (see above):", "{} partly rejected: {}"),
+    "rejected": ("partly rejected (see above):", "{} partly rejected: {}"),
+    "incomplete": ("answer incomplete (see above):", "{} answer incomplete: {}"),
 }
-"""What is wrong with a source that has a reason, by its state: for the last line, and for a list."""
+"""What is wrong with a source, by the trouble that it has: for the last line, and for a list."""
 
 
 class Problem(NamedTuple):
@@ -156,11 +157,20 @@ def _pools(virtual_servers: Iterable[Mapping[str, Any]], called: Mapping[Identit
 def _sources(status: Mapping[str, Any], called: Mapping[Identity, str]) -> Iterator[Problem]:
     ours = (*status["unpublished"], *status["virtual_servers"])
     services = {source: called[identity(one)] for one in ours if one["service"] for source in sources_of(one)}
-    for state, (words, text) in _SOURCE_WORDS.items():
+    for trouble, (words, text) in _SOURCE_WORDS.items():
         for source in status["sources"]:
             name = source["name"]
-            if source["state"] == state and (source["reason"] or state != "fresh"):
+            if _trouble(source) == trouble:
                 yield Problem(services.get(name, name), text.format(name, source["reason"]), words, name)
+
+
+def _trouble(source: Mapping[str, Any]) -> str | None:
+    """Return the trouble of a source; None without any, or in a state of a later version."""
+    if source["state"] != "fresh":
+        return str(source["state"])
+    if not source["reason"]:
+        return None
+    return "incomplete" if source.get("rejected") == 0 else "rejected"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -89,8 +89,7 @@ class Announcer:
         self._held(before, now)
         self._left_out(before, now)
         self._part(before, now)
-        if now.note and now.note != before.note and self._is_new("note", source, now.note):
-            self._log.warning("answer has a caveat", source=source, note=now.note)
+        self._noted(before, now)
         self.refused(now.service.name, before.refused, now.refused)
 
     def _held(self, before: ServiceState, now: ServiceState) -> None:
@@ -110,6 +109,19 @@ class Announcer:
             self._log.info("removal no longer held", source=source, removed=removed_names, back=back_names)
             if not absent:
                 self._holds.remove(source)
+
+    def _noted(self, before: ServiceState, now: ServiceState) -> None:
+        """Report a remark on an answer when it appears; one about a part that cannot be looked up, while that lasts."""
+        source = now.source
+        if now.error:  # the remark is on the previous answer
+            return
+        if now.note and now.incomplete:
+            self._say(self._log.warning, "answer is incomplete", now.note, source=source)
+            return
+        if self._troubles.pop(f"answer is incomplete {source}", None):
+            self._log.info("answer is complete again", source=source)
+        if now.note and now.note != before.note and self._is_new("note", source, now.note):
+            self._log.warning("answer has a caveat", source=source, note=now.note)
 
     def _part(self, before: ServiceState, now: ServiceState) -> None:
         """Report that one of several parts of a pool has lost its last real server, or has some again."""

@@ -260,6 +260,23 @@ def test_services_do_not_share_their_servers() -> None:
     }
 
 
+def test_an_answer_that_lacks_a_part_is_not_called_rejected() -> None:
+    """Nothing is to be corrected in discovery. If something is, or an earlier version does not say, that is named."""
+    kept = "some addresses cannot be looked up now, so previous ones are kept"
+    sources = [
+        source("dns:db", reason=kept) | {"rejected": 0},
+        source("srv:web", reason="127.0.0.1:80 is loopback") | {"rejected": 1},
+        source("srv:old", reason=kept),
+    ]
+    assert last_line(status(sources=sources)) == [
+        "partly rejected (see above): srv:web, srv:old",
+        "answer incomplete (see above): dns:db",
+    ]
+    assert ("dns:db", f"dns:db answer incomplete: {kept}") in [
+        (problem.subject, problem.text) for problem in problems(status(sources=sources))
+    ]
+
+
 def test_names_of_one_kind_are_joined() -> None:
     """Problems without a kind stand alone, and those with one in a list under its words."""
     found = [Problem("a", "whole"), Problem("b", "x", "words:", "b"), Problem("c", "y", "words:", "c")]

@@ -12,7 +12,16 @@ from clb_discovery.datapath.sockets.closing import Destroyed
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer, Failure, Refusal
-from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Unpublished, Vip, VirtualServer
+from clb_discovery.model.servers import (
+    ALL_MEMBERS,
+    Algorithm,
+    PassiveHealth,
+    RealServer,
+    Unpublished,
+    Unread,
+    Vip,
+    VirtualServer,
+)
 from clb_discovery.model.service import Part, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
@@ -302,6 +311,19 @@ def test_note_is_said_once() -> None:
     found = lines_of((0, noted), (1, noted), (2, without), (3, noted))
     assert [(line["event"], line["source"], line["note"]) for line in found] == [
         ("answer has a caveat", "srv:web", "it may be incomplete")
+    ]
+
+
+def test_a_part_that_cannot_be_looked_up_is_logged_again() -> None:
+    """The servers of that part become outdated, so it is a trouble that goes on, with a count, until it ends."""
+    unread = (Unread(ALL_MEMBERS, 80, 0, 1, is_ipv4=False),)
+    partial = Answer(servers(1), note="AAAA cannot be looked up", unread=unread)
+    found = lines_of(*((second, partial) for second in range(40)), (40, Answer(servers(1))), (41, Answer(servers(1))))
+    assert [(line["event"], line.get("error"), line.get("times")) for line in found] == [
+        ("answer is incomplete", "AAAA cannot be looked up", None),
+        ("answer is incomplete", "AAAA cannot be looked up", 10),
+        ("answer is incomplete", "AAAA cannot be looked up", 20),
+        ("answer is complete again", None, None),
     ]
 
 

@@ -8,6 +8,7 @@ const KINDS = {
   ejected: [(status) => count(status.virtual_servers, isEjected), (many) => `${plural(many, "real server")} ejected`],
   late: [(status) => status.sources.filter(isLate).length, (many) => `${plural(many, "source")} not fresh`],
   rejected: [(status) => status.sources.filter(isPartial).length, (many) => `${plural(many, "source")} partly rejected`],
+  incomplete: [(status) => status.sources.filter(isIncomplete).length, incomplete],
 };
 
 const isAny = () => true;
@@ -15,10 +16,15 @@ const isOut = (server) => server.state === "ejected";
 const isFailing = (server) => Boolean(server.check_failure); // also while it stays in, for want of others
 const isEjected = (server) => isOut(server) && !isFailing(server); // after failed connects
 const isLate = (source) => source.state !== "fresh";
-const isPartial = (source) => !isLate(source) && Boolean(source.reason);
+const isIncomplete = (source) => !isLate(source) && Boolean(source.reason) && source.rejected === 0;
+const isPartial = (source) => !isLate(source) && Boolean(source.reason) && !isIncomplete(source);
 
 function failing(many) {
   return plural(many, "real server fails its checks", "real servers fail their checks");
+}
+
+function incomplete(many) {
+  return plural(many, "source with an incomplete answer", "sources with incomplete answers");
 }
 
 // How many real servers of some virtual servers are so. One behind several VIPs of a service is one.
@@ -61,7 +67,8 @@ function together(sources) {
   if (!sources.length) return undefined;
   const worst = sources.find((source) => source.state === "retrying") ?? sources.find(isLate) ?? sources[0];
   const reasons = sources.filter((source) => source.reason).map((source) => `${source.name}: ${source.reason}`);
-  return { ...worst, name: sources.map((source) => source.name).join(" + "), reason: reasons.join("; ") || null };
+  const rejected = sources.reduce((sum, source) => sum + source.rejected, 0);
+  return { ...worst, name: sources.map((source) => source.name).join(" + "), reason: reasons.join("; ") || null, rejected };
 }
 
 // The problems of a service by kind, each with its words; a source that is not fresh has its own.
@@ -74,6 +81,7 @@ function troublesOf({ from, virtual }, isEmpty, isUnpublished) {
   if (count(virtual, isEjected)) troubles.set("ejected", `${part(isEjected)} ejected`);
   if (isLate(from)) troubles.set("late", "");
   if (isPartial(from)) troubles.set("rejected", "partly rejected");
+  if (isIncomplete(from)) troubles.set("incomplete", "answer incomplete");
   return troubles;
 }
 
