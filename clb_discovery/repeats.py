@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,7 @@ MOST: Final = 64
 class _Event:
     due: float
     last: float
+    reported: float = -math.inf
     interval: float = FIRST
     unsaid: int = 0
 
@@ -32,12 +34,13 @@ class Repeats:
     def __init__(self) -> None:
         self._things: dict[str, dict[str, _Event]] = {}  # the least recent first, as the reasons of each
 
-    def happened(self, what: str, reason: str, now: float) -> int | None:
+    def happened(self, what: str, reason: str, now: float, *, soon: bool = False) -> int | None:
         """Count an event, and return whether to report it.
 
         :param what: the thing; the caller bounds how many of them there are.
         :param reason: any text.
         :param now: seconds of a monotonic clock.
+        :param soon: do not wait for longer than the first interval, because the last report is wrong by now.
         :returns: how often it has happened since the last report, or 0 if it is new; None if it is not to be reported.
         """
         events = self._things.pop(what, {})  # reinserted at the end, so that the first is the least recent
@@ -52,8 +55,9 @@ class Repeats:
             del events[next(iter(events))]
         self._things[what] = events
         self._forget(now)
-        if now < event.due:
+        if now < (min(event.due, event.reported + FIRST) if soon else event.due):
             return None
+        event.reported = now
         count, event.unsaid = event.unsaid, 0
         event.due = now + event.interval
         event.interval = min(2 * event.interval, LONGEST)

@@ -13,6 +13,8 @@ SENTENCES: Final = {
     "a program of this host listens on a VIP": "{listener} listens on the VIP {vip}[ of {service}]: {reason}",
     "another instance serves the same VIP": "Instance {instance} serves the same VIP: {reason}",
     "answer has a caveat": "Answer of {source} has a caveat: {note}",
+    "answer is complete again": "Answer of {source} is complete again",
+    "answer is incomplete": "Answer of {source} is incomplete[ ({times} more times)]: {error}",
     "changed options need a restart": "Changed options need a restart: {options}",
     "configuration reloaded": "Configuration reloaded: {services} services",
     "lines of the log were lost": "{count} lines of the log were lost, because nothing could be written to stderr",

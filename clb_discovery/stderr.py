@@ -11,6 +11,7 @@ import stat
 import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import Final, TextIO
 
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -57,6 +58,13 @@ def is_ready(file: TextIO | int, seconds: float) -> bool:
         return bool(poll.poll(seconds * 1000))
     except OSError:  # it has no descriptor, or poll(2) is not allowed: a word too few would be worse
         return True
+
+
+def say(line: str) -> None:
+    """Write a line, unless it cannot be written: a command goes on, and its exit code stays what it is."""
+    with suppress(OSError):
+        if is_ready(sys.stderr, PATIENCE):
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - for people, and commands have no log
 
 
 class Lines:

@@ -14,6 +14,7 @@ from rich.text import Text
 from clb_discovery import log
 from clb_discovery.cli.host_checks import LOOKED_AT, Finding, host_findings, privileges, target
 from clb_discovery.cli.look_ahead import Outlook, look_ahead, read_installed
+from clb_discovery.cli.output import need_not_be_read
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.cli.unit_user import unreadable_files
 from clb_discovery.config.options import Options
@@ -51,9 +52,11 @@ def main(typed: argparse.Namespace) -> int:
     services = read_services(options) if named else ()
     findings: list[Finding] = []
     for finding in _findings(options, services, offline=typed.offline):
-        show(_line(finding))
+        with need_not_be_read():
+            show(_line(finding))
         findings.append(finding)
-    show(plain(_verdict(findings), "bold"))
+    with need_not_be_read():
+        show(plain(_verdict(findings), "bold"))
     return next((finding.error.exit_code for finding in findings if finding.error), 0)
 
 

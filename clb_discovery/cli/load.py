@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup, handover, units
@@ -16,6 +15,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.writer_lock import WriterLock
 from clb_discovery.errors import HostError
 from clb_discovery.model.neighbours import relation
+from clb_discovery.stderr import say
 
 
 def main(typed: argparse.Namespace) -> int:
@@ -40,5 +40,5 @@ def main(typed: argparse.Namespace) -> int:
     if ineffective:
         raise HostError(ineffective)
     for overlap in find_overlaps(pins, target):
-        print(f"clb-discovery: warning: {overlap}", file=sys.stderr)  # noqa: T201 - it is loaded all the same
+        say(f"clb-discovery: warning: {overlap}")  # it is loaded all the same
     return 0

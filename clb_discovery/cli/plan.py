@@ -10,6 +10,7 @@ from typing import Any
 
 from clb_discovery import log
 from clb_discovery.cli.look_ahead import look_ahead, read_installed
+from clb_discovery.cli.output import need_not_be_read
 from clb_discovery.cli.published_files import published_files
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.cli.status import print_json
@@ -32,14 +33,19 @@ def main(typed: argparse.Namespace) -> int:
     options = read_options(typed, os.environ)
     log.configure("auto", "error")
     found = plan_document(options, offline=typed.offline)
-    if typed.json:
-        print_json(found)
-    else:
-        from clb_discovery.terminal.plan import render  # noqa: PLC0415 - JSON does without
-        from clb_discovery.terminal.screen import show  # noqa: PLC0415 - JSON does without
-
-        show(render(found))
+    with need_not_be_read():
+        _show(found, as_json=typed.json)
     return 2 if found["changes"] or found["names"] else 0
+
+
+def _show(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    from clb_discovery.terminal.plan import render  # noqa: PLC0415 - JSON does without
+    from clb_discovery.terminal.screen import show  # noqa: PLC0415 - JSON does without
+
+    show(render(found))
 
 
 def plan_document(options: Options, *, offline: bool) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.errors import HostError
+from clb_discovery.stderr import say
 
 
 def published_files(instance: Instance, record: str) -> set[Path]:
@@ -14,5 +14,5 @@ def published_files(instance: Instance, record: str) -> set[Path]:
     try:
         return set(instance.hosts_files(record))
     except HostError as error:
-        print(f"clb-discovery: warning: {error}", file=sys.stderr)  # noqa: T201 - the command goes on
+        say(f"clb-discovery: warning: {error}")
         return set()

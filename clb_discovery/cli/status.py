@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clb_discovery import __version__, documents
+from clb_discovery.cli.output import need_not_be_read
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
@@ -47,9 +48,7 @@ def main(typed: argparse.Namespace) -> int:
     if objection:
         raise ClbError(objection)
     found = _wanted(whole, typed)
-    if typed.json:
-        print_json(found)
-    else:
+    with need_not_be_read():
         _show(found, typed)
     return int(typed.problems and any(problems(found)))
 
@@ -107,6 +106,9 @@ def _wanted(found: dict[str, Any], typed: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Any], typed: argparse.Namespace) -> None:
+    if typed.json:
+        print_json(found)
+        return
     from clb_discovery.terminal.problems import Problems  # noqa: PLC0415 - JSON does without
     from clb_discovery.terminal.screen import show  # noqa: PLC0415 - JSON does without
     from clb_discovery.terminal.status import Status  # noqa: PLC0415 - JSON does without

@@ -33,6 +33,7 @@ from clb_discovery.hints import load_command, loaded_instances
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.installed import service_names
 from clb_discovery.model.own_servers import is_own
+from clb_discovery.stderr import say
 from clb_discovery.terminal import screen, trace
 from clb_discovery.text import did_you_mean, printable
 
@@ -91,8 +92,8 @@ def _report_unknown(services: frozenset[str], maps: Maps) -> None:
     known = sorted(service_names(maps.read())) if services else []
     for service in sorted(services.difference(known)):
         hint = did_you_mean(service, known, "see clb-discovery status")
-        line = f"clb-discovery: no virtual server belongs to service {service!r} now; waiting for one{hint}"
-        print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 - for people, not for programs
+        text = f"no virtual server belongs to service {service!r} now; waiting for one{hint}"
+        say(printable(f"clb-discovery: {text}"))
 
 
 def _documents(maps: Maps, ring: Ring, wanted: Wanted) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 _Shape = Callable[[object], bool]
@@ -43,10 +44,15 @@ def _by_name(shape: _Shape) -> _Shape:
     return lambda value: isinstance(value, dict) and all(map(shape, value.values()))
 
 
-def _object(**shapes: _Shape) -> _Shape:
-    """Return the shape of an object with these keys; others are no fault."""
+def _object(since: Mapping[str, _Shape] = MappingProxyType({}), /, **shapes: _Shape) -> _Shape:
+    """Return the shape of an object with these keys; others are no fault.
+
+    :param since: keys that sidecars of earlier versions do not write.
+    """
     return lambda value: (
-        isinstance(value, dict) and all(key in value and shape(value[key]) for key, shape in shapes.items())
+        isinstance(value, dict)
+        and all(key in value and shape(value[key]) for key, shape in shapes.items())
+        and all(shape(value[key]) for key, shape in since.items() if key in value)
     )
 
 
@@ -61,6 +67,7 @@ SHAPES: Final[Mapping[str, _Shape]] = {
     "zones": _by_name(_by_name(_list(_text))),
     "sources": _list(
         _object(
+            {"rejected": _number},
             name=_text,
             state=_text,
             last_success=_maybe(_moment),

@@ -15,9 +15,10 @@ _NAMED: Final = 3  # at most so many names in one remark
 _SOURCE_WORDS: Final = {
     "retrying": ("no answer from", "no answer from {}: {}"),
     "held": ("held (see above):", "{} held: {}"),
-    "fresh": ("partly rejected (see above):", "{} partly rejected: {}"),
+    "rejected": ("partly rejected (see above):", "{} partly rejected: {}"),
+    "incomplete": ("answer incomplete (see above):", "{} answer incomplete: {}"),
 }
-"""What is wrong with a source that has a reason, by its state: for the last line, and for a list."""
+"""What is wrong with a source, by the trouble that it has: for the last line, and for a list."""
 
 
 class Problem(NamedTuple):
@@ -116,30 +117,37 @@ def empty_services(virtual_servers: Sequence[Mapping[str, Any]]) -> list[str]:
 
     A VIP of one family is no problem while the service has real servers of the other: automatic VIPs have both.
     """
-    return [service.name for service, servers in _by_service(virtual_servers).items() if not servers]
+    return [service.name for service, servers in servers_of(virtual_servers).items() if not servers]
 
 
-def _by_service(virtual_servers: Iterable[Mapping[str, Any]]) -> dict[Identity, list[Mapping[str, Any]]]:
-    """Return the real servers of each service, at all of its VIPs."""
-    found: defaultdict[Identity, list[Mapping[str, Any]]] = defaultdict(list)
-    for server in virtual_servers:
-        found[identity(server)].extend(server["real_servers"])
-    return dict(found)
+def servers_of(virtual_servers: Iterable[Mapping[str, Any]]) -> dict[Identity, dict[str, list[Mapping[str, Any]]]]:
+    """Return the real servers of each service by their names, each as it is at every VIP that has it.
+
+    A server behind several VIPs of a service is one server, which fails once.
+    """
+    found: dict[Identity, dict[str, list[Mapping[str, Any]]]] = {}
+    for virtual in virtual_servers:
+        servers = found.setdefault(identity(virtual), {})
+        for one in virtual["real_servers"]:
+            servers.setdefault(endpoint(one), []).append(one)
+    return found
 
 
 def _pools(virtual_servers: Iterable[Mapping[str, Any]], called: Mapping[Identity, str]) -> Iterator[Problem]:
-    services = {called[service]: servers for service, servers in _by_service(virtual_servers).items()}
+    services = {called[service]: servers for service, servers in servers_of(virtual_servers).items()}
     for name in [name for name, servers in services.items() if not servers]:
         yield Problem(name, "no real servers: connects are refused", "no real servers, connects are refused:", name)
     for name, servers in services.items():
-        failing = {endpoint(one): one["check_failure"] for one in servers if one["check_failure"]}
+        failing = {
+            endpoint(one): one["check_failure"] for ones in servers.values() for one in ones if one["check_failure"]
+        }
         if failing:
-            reasons = _list([f"{server} ({reason})" for server, reason in failing.items()])
+            failures = _list([f"{server} ({reason})" for server, reason in failing.items()])
             count = f"{len(failing)} of {len(servers)}"
-            yield Problem(
-                name, f"{count} real servers fail their checks: {reasons}", "fail checks:", f"{name} ({count})"
-            )
-        ejected = [endpoint(one) for one in servers if one["state"] == "ejected" and endpoint(one) not in failing]
+            text = f"{count} real servers fail their checks: {failures}"
+            yield Problem(name, text, "fail checks:", f"{name} ({count})")
+        out = [server for server, ones in servers.items() if any(one["state"] == "ejected" for one in ones)]
+        ejected = [server for server in out if server not in failing]
         if ejected:
             count = f"{len(ejected)} of {len(servers)}"
             text = f"{count} real servers ejected after failed connects: {_list(ejected)}"
@@ -149,11 +157,20 @@ def _pools(virtual_servers: Iterable[Mapping[str, Any]], called: Mapping[Identit
 def _sources(status: Mapping[str, Any], called: Mapping[Identity, str]) -> Iterator[Problem]:
     ours = (*status["unpublished"], *status["virtual_servers"])
     services = {source: called[identity(one)] for one in ours if one["service"] for source in sources_of(one)}
-    for state, (words, text) in _SOURCE_WORDS.items():
+    for trouble, (words, text) in _SOURCE_WORDS.items():
         for source in status["sources"]:
             name = source["name"]
-            if source["state"] == state and (source["reason"] or state != "fresh"):
+            if _trouble(source) == trouble:
                 yield Problem(services.get(name, name), text.format(name, source["reason"]), words, name)
+
+
+def _trouble(source: Mapping[str, Any]) -> str | None:
+    """Return the trouble of a source; None without any, or in a state of a later version."""
+    if source["state"] != "fresh":
+        return str(source["state"])
+    if not source["reason"]:
+        return None
+    return "incomplete" if source.get("rejected") == 0 else "rejected"
 
 
 def _list(names: Sequence[str]) -> str:

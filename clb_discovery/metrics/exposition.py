@@ -45,7 +45,12 @@ _OF_SOURCES: Final[tuple[tuple[str, str, Callable[[ServiceState], float]], ...]]
     (
         "clb_source_refused",
         "Real servers and registrations that the source names and that are not used",
-        lambda one: len(one.refused) + len(one.rejected) + len(one.unfollowed) + len(one.left_out),
+        lambda one: one.rejections,
+    ),
+    (
+        "clb_source_incomplete",
+        "Whether a part of the latest answer could not be looked up, so that previous real servers of it stay",
+        lambda one: one.incomplete,
     ),
 )
 """Names, help texts and values of the gauges of each source."""

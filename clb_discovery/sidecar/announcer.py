@@ -53,6 +53,8 @@ class Announcer:
         self._repeats = Repeats()
         self._holds: set[str] = set()  # sources whose held removals were logged
         self._troubles: dict[str, str] = {}  # troubles that go on and were logged, each with its last reason
+        self._present: set[str] = set()  # troubles that were there the last time, logged or not
+        self._over: set[str] = set()  # troubles whose end is the last line about them
 
     def trouble(self, what: str, reason: str | None, **more: object) -> None:
         """Report a trouble, or with None as its reason that there is none.
@@ -62,6 +64,7 @@ class Announcer:
         """
         if reason is None:
             self._troubles.pop(what, None)
+            self._present.discard(what)
         else:
             self._say(self._log.error, what, reason, more)
 
@@ -84,13 +87,12 @@ class Announcer:
         source = now.source
         if now.error:
             self._say(self._log.warning, "source fails", now.error, source=source)
-        elif self._troubles.pop(f"source fails {source}", None):
+        elif self._ended("source fails", source):
             self._log.info("source answers again", source=source)
         self._held(before, now)
         self._left_out(before, now)
         self._part(before, now)
-        if now.note and now.note != before.note and self._is_new("note", source, now.note):
-            self._log.warning("answer has a caveat", source=source, note=now.note)
+        self._noted(before, now)
         self.refused(now.service.name, before.refused, now.refused)
 
     def _held(self, before: ServiceState, now: ServiceState) -> None:
@@ -111,14 +113,29 @@ class Announcer:
             if not absent:
                 self._holds.remove(source)
 
+    def _noted(self, before: ServiceState, now: ServiceState) -> None:
+        """Report a remark on an answer when it appears; one about a part that cannot be looked up, while that lasts."""
+        source = now.source
+        if now.error:  # the remark is on the previous answer
+            return
+        if now.note and now.incomplete:
+            self._say(self._log.warning, "answer is incomplete", now.note, source=source)
+            return
+        if self._ended("answer is incomplete", source):
+            self._log.info("answer is complete again", source=source)
+        if now.note and now.note != before.note and self._is_new("note", source, now.note):
+            self._log.warning("answer has a caveat", source=source, note=now.note)
+
     def _part(self, before: ServiceState, now: ServiceState) -> None:
         """Report that one of several parts of a pool has lost its last real server, or has some again."""
         service, source, servers = now.service.name, now.source, len(now.guarded.good)
-        if len(now.service.parts) == 1 or not before.known or bool(before.guarded.good) == bool(servers):
+        if len(now.service.parts) == 1 or not before.known:
             return
-        if not servers and self._is_new("part has no real servers", source):
-            self._log.warning("part has no real servers", service=service, source=source)
-        elif servers and self._is_new("part has real servers again", source):
+        thing = f"part has no real servers {source}"
+        if not servers:
+            if (before.guarded.good or thing in self._over) and self._due(thing) is not None:
+                self._log.warning("part has no real servers", service=service, source=source)
+        elif self._ended("part has no real servers", source):
             self._log.info("part has real servers again", service=service, source=source, servers=servers)
 
     def _left_out(self, before: ServiceState, now: ServiceState) -> None:
@@ -143,13 +160,33 @@ class Announcer:
     def _say(
         self, log: Callable[..., None], what: str, reason: str, more: Mapping[str, object] | None = None, **of: str
     ) -> None:
-        """Log a trouble of something, which `of` or `what` names, unless it was logged a short time ago."""
-        thing = " ".join([what, *of.values()])
-        times = self._repeats.happened(thing, reason, self._clock())
-        if times is None:
-            return
-        self._troubles[thing] = reason
-        log(what, **of, **(more or {}), error=reason, **({"times": times} if times else {}))
+        """Log a trouble of something, which `of` or `what` names, if it is due."""
+        times = self._due(" ".join([what, *of.values()]), reason)
+        if times is not None:
+            log(what, **of, **(more or {}), error=reason, **({"times": times} if times else {}))
+
+    def _due(self, thing: str, reason: str = "") -> int | None:
+        """Count a trouble; return how often it was there since the last line about it, None if it is logged later.
+
+        If its end was logged since, and it is there twice in a row, it does not wait, because the last line would be
+        wrong for up to an hour. One that comes and goes each time stays rare.
+        """
+        is_back = thing in self._over and thing in self._present
+        self._present.add(thing)
+        times = self._repeats.happened(thing, reason, self._clock(), soon=is_back)
+        if times is not None:
+            self._troubles[thing] = reason
+            self._over.discard(thing)
+        return times
+
+    def _ended(self, what: str, of: str) -> bool:
+        """Take note that a trouble is over; tell whether it was logged, so that its end is to be logged, too."""
+        thing = f"{what} {of}"
+        self._present.discard(thing)
+        if self._troubles.pop(thing, None) is None:
+            return False
+        self._over.add(thing)
+        return True
 
     def restored(self, now: ServiceState) -> None:
         """Report a last known set from the disk, which is served until the source answers."""
@@ -218,8 +255,8 @@ class Announcer:
         """Report services that there is no room for, and services that have room again."""
         now = {one.source: one for one in unpublished}
         for source in self._unpublished - now.keys():
-            self._troubles.pop(f"not published {source}", None)
-            self._log.info("published because there is room again", source=source)
+            if self._ended("not published", source):
+                self._log.info("published because there is room again", source=source)
         for source, one in now.items():
             self._say(self._log.error, "not published", one.reason, source=source)
         self._unpublished = frozenset(now)

@@ -90,6 +90,8 @@ class _Fields(NamedTuple):
     """Members of the last answer that cannot be used at all."""
     note: str | None = None
     """A remark for people about the last answer."""
+    incomplete: bool = False
+    """Whether a part of the last answer could not be looked up, so that previous members stay."""
     unpublished: tuple[Unpublished, ...] = ()
     """Virtual servers that there is no room for."""
     remark: str | None = None
@@ -296,7 +298,7 @@ class ServiceState(_Fields):
     @property
     def shown(self) -> tuple[object, ...]:
         """The part that `status` should show soon when it changes."""
-        words = self.refused, self.left_out, self.note, self.unfollowed
+        words = self.refused, self.left_out, self.note, self.incomplete, self.unfollowed
         return self.state, self.error, self.listed, words, self.guarded.withheld, self.unclaimed.keys()
 
     @property
@@ -313,6 +315,11 @@ class ServiceState(_Fields):
     def stale(self) -> bool:
         """Whether a last known set is served, without any source that confirms it."""
         return self.known and self.state == "retrying"
+
+    @property
+    def rejections(self) -> int:
+        """How many real servers and registrations are not used although the source names them."""
+        return len(self.refused) + len(self.rejected) + len(self.unfollowed) + len(self.left_out)
 
     @property
     def reason(self) -> str | None:
@@ -374,6 +381,7 @@ class ServiceState(_Fields):
             "error": self.error,
             "stale": self.stale,
             "reason": self.reason,
+            "rejected": self.rejections,
         }
 
 
@@ -423,6 +431,7 @@ def _with_answer(  # noqa: PLR0913 - all that an answer depends on
         "leaving": leaving,
         "left_out": answer.left_out,
         "note": answer.note,
+        "incomplete": bool(answer.unread),
         "places": _places(state.places, answer, guarded),
         "numbered": state.numbered and not answer.servers,
     }

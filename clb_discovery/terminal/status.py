@@ -15,7 +15,7 @@ from rich.text import Text
 
 from clb_discovery.documents.names import endpoint
 from clb_discovery.documents.rates import Key, Rate
-from clb_discovery.documents.verdict import layouts, problems, remarks
+from clb_discovery.documents.verdict import layouts, problems, remarks, servers_of
 from clb_discovery.terminal.pools import Pools
 from clb_discovery.terminal.screen import padded, plain
 from clb_discovery.terminal.zones import own
@@ -160,7 +160,7 @@ def wrong_line(text: str) -> Text:
 def ok_line(status: Mapping[str, Any]) -> Text:
     """Return the last line of a status without problems."""
     virtual = status["virtual_servers"]
-    real = sum(len(server["real_servers"]) for server in virtual)
+    real = sum(map(len, servers_of(virtual).values()))
     return Text("ok     ", style="bold green") + plain(f"virtual servers {len(virtual):,}, real servers {real:,}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from clb_discovery.documents.verdict import Problem, empty_services, problems, remarks
+from clb_discovery.documents.verdict import Problem, empty_services, problems, remarks, servers_of
 
 NOT_LOADED: Final[Mapping[str, Any]] = {
     "loaded": False,
@@ -236,6 +236,45 @@ def test_servers_that_fail_their_checks_are_named_with_the_reason() -> None:
         "1 of 4 real servers ejected after failed connects: 10.0.0.3:80",
     ]
     assert last_line(status(virtual_servers=[checked]))[0] == "fail checks: web (2 of 4)"
+
+
+def test_a_server_behind_several_vips_is_one() -> None:
+    """Problems count the servers of a service, however many VIPs it has, and a server that fails at any VIP fails."""
+    first, second = virtual("web", "active", "ejected", "active", "active"), virtual("web", *["active"] * 4)
+    for one in (first, second):
+        one["real_servers"][0]["check_failure"] = "HTTP 503"
+    second["real_servers"][2]["state"] = "ejected"
+    found = [problem.text for problem in problems(status(virtual_servers=[first, second]))]
+    assert found == [
+        "1 of 4 real servers fail their checks: 10.0.0.0:80 (HTTP 503)",
+        "2 of 4 real servers ejected after failed connects: 10.0.0.1:80, 10.0.0.2:80",
+    ]
+
+
+def test_services_do_not_share_their_servers() -> None:
+    """A server of two services counts in each."""
+    found = servers_of([virtual("web", "active"), virtual("web", "active"), virtual("api", "active", "active")])
+    assert {service.name: list(servers) for service, servers in found.items()} == {
+        "web": ["10.0.0.0:80"],
+        "api": ["10.0.0.0:80", "10.0.0.1:80"],
+    }
+
+
+def test_an_answer_that_lacks_a_part_is_not_called_rejected() -> None:
+    """Nothing is to be corrected in discovery. If something is, or an earlier version does not say, that is named."""
+    kept = "some addresses cannot be looked up now, so previous ones are kept"
+    sources = [
+        source("dns:db", reason=kept) | {"rejected": 0},
+        source("srv:web", reason="127.0.0.1:80 is loopback") | {"rejected": 1},
+        source("srv:old", reason=kept),
+    ]
+    assert last_line(status(sources=sources)) == [
+        "partly rejected (see above): srv:web, srv:old",
+        "answer incomplete (see above): dns:db",
+    ]
+    assert ("dns:db", f"dns:db answer incomplete: {kept}") in [
+        (problem.subject, problem.text) for problem in problems(status(sources=sources))
+    ]
 
 
 def test_names_of_one_kind_are_joined() -> None:

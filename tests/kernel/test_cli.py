@@ -414,13 +414,35 @@ def test_lock_is_not_for_others(instance: str) -> None:
     assert stat.S_IMODE(mode) == 0o600
 
 
-def test_reader_that_has_had_enough_is_no_error(plane: Plane) -> None:
-    """If the reader of the output closes the pipe, the command ends without an error."""
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["status", "--json"], 0),
+        (["status", "--problems"], 1),
+        (["status", "--problems", "--json"], 1),
+        (["status", "--watch"], 0),
+        (["status", "--watch", "--json"], 0),
+        (["trace"], 0),
+    ],
+)
+def test_reader_that_has_had_enough_is_no_error(plane: Plane, arguments: list[str], code: int) -> None:
+    """If the reader closes the pipe, a command with a verdict still returns it, and one without an end ends."""
     read, write = os.pipe()
     os.close(read)
     try:
-        command = [*COMMAND, "status", "--json", "--instance", plane.instance]
+        command = [*COMMAND, *arguments, "--instance", plane.instance]
         result = subprocess.run(command, check=False, stdout=write, stderr=subprocess.PIPE, timeout=patient(60))
     finally:
         os.close(write)
-    assert (result.returncode, result.stderr) == (0, b"")
+    assert (result.returncode, result.stderr) == (code, b"")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_sidecar_with_closed_streams(instance: str, cgroup: Path, tmp_path: Path, closed: str) -> None:
+    """A sidecar publishes as any other if the program that starts it has closed its standard streams."""
+    file = tmp_path / "clb.toml"
+    file.write_text('[[service]]\nname = "web"\nvip = "10.64.0.1:80"\nservers = ["10.0.0.1:8080"]\n')
+    line = [*COMMAND, "run", "--once", "--config", str(file), "--instance", instance, "--cgroup", str(cgroup)]
+    assert subprocess.run(["sh", "-c", f"{shlex.join(line)} {closed}"], check=False).returncode == 0
+    with Maps(Pins(instance)) as maps:
+        assert any(str(vip).startswith("10.64.0.1:80") for vip in maps.read().virtual)

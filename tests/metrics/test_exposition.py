@@ -19,7 +19,8 @@ from clb_discovery.metrics.exposition import exposition
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, RealServer, VirtualServer
+from clb_discovery.model.answer import Answer, Refusal
+from clb_discovery.model.servers import ALL_MEMBERS, Algorithm, PassiveHealth, Pool, RealServer, Unread, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
@@ -123,7 +124,28 @@ def test_series_are_as_many_as_the_document_says() -> None:
         report = Report("default", Datapath(info, installed, counted, None, 0), following, state)
         families = text_string_to_metric_families(exposition(report, Meters()).decode())
         found = [one for family in families for one in family.samples if {"service", "source"} & one.labels.keys()]
-        assert len(found) == 115 + more
+        assert len(found) == 116 + more
+
+
+def test_an_answer_that_lacks_a_part_is_incomplete() -> None:
+    """Its members stay, so nothing else differs from a complete answer; a member that is rejected does not count."""
+    state = {"config_error": None, "last_sync": None}
+    lacking, without = (Unread(ALL_MEMBERS, 80, 0, 1, is_ipv4=False),), (Refusal("target a.", "has no address"),)
+    answers = {"dns:a:80": Answer((ONE,), unread=lacking), "srv:b": Answer((ONE,), left_out=without)}
+    now = datetime.now(UTC)
+    following = [ServiceState(Service(name, name, ())).after(answer, 0, now) for name, answer in answers.items()]
+    report = Report("default", UNLOADED, following, state)
+    assert samples(report, Meters(), "clb_source_incomplete") == {"dns:a:80": 1, "srv:b": 0}
+    assert samples(report, Meters(), "clb_source_refused") == {"dns:a:80": 0, "srv:b": 1}
+    assert {one["name"]: one["rejected"] for one in json.loads(report.status())["sources"]} == {
+        "dns:a:80": 0,
+        "srv:b": 1,
+    }
+    complete = [one.after(Answer((ONE,)), 1, now) for one in following]
+    assert samples(report._replace(following=complete), Meters(), "clb_source_incomplete") == {
+        "dns:a:80": 0,
+        "srv:b": 0,
+    }
 
 
 def test_checks_are_counted_for_each_service_that_has_them() -> None:

@@ -92,12 +92,13 @@ def staged(document: dict[str, Any]) -> Iterator[Stage]:
         found.end()
 
 
-def real(address: str, *, ejected: bool = False) -> dict[str, Any]:
+def real(address: str, *, ejected: bool = False, check_failure: str | None = None) -> dict[str, Any]:
     """Return a real server."""
     state = {"state": "ejected" if ejected else "active", "suspect": False, "probing": False}
     causes = {"refused": 3 if ejected else 0, "timed_out": 1 if ejected else 0, "silent": 0, "unreachable": 0}
-    counters = {"connects": 1000, "active": 3, "failures": 4 if ejected else 0, "causes": causes, "check_failure": None}
-    return {"address": address, "port": 8080, "weight": 10, "priority": 0, "target_share": 0.0, **state, **counters}
+    counters = {"connects": 1000, "active": 3, "failures": 4 if ejected else 0, "causes": causes}
+    more = {**state, **counters, "check_failure": check_failure}
+    return {"address": address, "port": 8080, "weight": 10, "priority": 0, "target_share": 0.0, **more}
 
 
 def virtual(service: str, address: str, *servers: dict[str, Any]) -> dict[str, Any]:
@@ -121,11 +122,12 @@ def virtual(service: str, address: str, *servers: dict[str, Any]) -> dict[str, A
     }
 
 
-def source(name: str, state: str = "fresh", reason: str | None = None) -> dict[str, Any]:
+def source(name: str, state: str = "fresh", reason: str | None = None, rejected: int = 0) -> dict[str, Any]:
     """Return a source."""
     retrying = state == "retrying"
     error = reason if retrying else None
-    return {"name": name, "state": state, "last_success": _AT, "error": error, "stale": retrying, "reason": reason}
+    found = {"name": name, "state": state, "last_success": _AT, "error": error, "stale": retrying}
+    return {**found, "reason": reason, "rejected": rejected}
 
 
 def document(virtual_servers: list[dict[str, Any]], **more: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
@@ -155,7 +157,7 @@ def sixty() -> dict[str, Any]:
             case 47:
                 troubles[origin] = source(origin, "held", HELD)
             case 53:
-                troubles[origin] = source(origin, "fresh", "10.64.0.7:80 is a VIP")
+                troubles[origin] = source(origin, "fresh", "10.64.0.7:80 is a VIP", rejected=1)
         virtual_servers += [
             virtual(name, f"10.64.{number}.1", *servers),
             virtual(name, f"fd00:64::{number + 1:x}"),

@@ -108,6 +108,49 @@ def test_a_service_without_servers_is_not_hidden_by_another_of_its_name(opened: 
     assert tab.evaluate("document.querySelectorAll('.empty .none.bad').length") == 1
 
 
+def test_a_server_behind_several_vips_is_one(opened: Opener, stage: Stage) -> None:
+    """The headline, the totals and the service count servers, each once however many VIPs lead to it."""
+    servers = [real("10.0.0.1", ejected=True), real("10.0.0.2")]
+    stage.show(document([virtual("web", "10.64.0.1", *servers), virtual("web", "10.64.0.2", *servers)]))
+    tab = opened()
+    assert tab.evaluate(_HEALTH) == "▲ 1 real server ejected"
+    assert tab.evaluate("document.querySelector('.wrong').innerText") == "▲ 1 of 2 ejected"
+    totals = tab.evaluate("Array.from(document.querySelectorAll('#totals div'), tile => tile.innerText)")
+    assert any(re.match(r"Real servers\s+2\s+▲ 1 ejected", text) for text in totals)
+
+
+def test_an_incomplete_answer_is_not_called_rejected(opened: Opener, stage: Stage) -> None:
+    """Nothing of it is to be corrected; a pool of parts has this problem if no part of it is rejected."""
+    kept = source("dns:web", reason="some addresses cannot be looked up now, so previous ones are kept")
+    composed = virtual("web", "10.64.0.1", real("10.0.0.1")) | {"source": "pool:web"}
+    part = {"source": None, "priority": 0, "share": None, "real_servers": 1, "tiers": [0], "target_share": 1.0}
+    composed["parts"] = [part | {"source": "dns:web"}, part | {"source": "consul:web"}]
+    stage.show(document([composed], sources=[kept, source("consul:web")]))
+    tab = opened("?problems=1")
+    assert tab.evaluate(_HEALTH) == "▲ 1 source with an incomplete answer"
+    assert tab.evaluate("document.querySelector('.wrong').innerText") == "▲ answer incomplete"
+    stage.show(document([composed], sources=[kept, source("consul:web", reason="it is a VIP", rejected=1)]))
+    tab.wait_for(f"{_HEALTH} === '▲ 1 source partly rejected; 1 source with an incomplete answer'")
+    assert tab.evaluate("document.querySelector('.wrong').innerText") == "▲ partly rejected"
+
+
+def test_servers_that_fail_their_checks_are_a_problem(opened: Opener, stage: Stage) -> None:
+    """It is one also while all of them stay in service, and none of them counts as ejected once more."""
+    servers = [real(f"10.0.0.{host}", check_failure="HTTP 503") for host in (1, 2)]
+    quiet = virtual("mail", "10.64.0.2", real("10.0.0.3"))
+    stage.show(document([virtual("web", "10.64.0.1", *servers), quiet]))
+    tab = opened("?problems=1")
+    assert tab.evaluate(_HEALTH) == "▲ 2 real servers fail their checks"
+    assert tab.evaluate(_TITLES) == ["web"]
+    assert tab.evaluate("document.querySelector('.wrong').innerText") == "▲ 2 of 2 real servers fail their checks"
+    servers = [real("10.0.0.1", ejected=True, check_failure="HTTP 503"), real("10.0.0.2", ejected=True)]
+    stage.show(document([virtual("web", "10.64.0.1", *servers, real("10.0.0.4"), real("10.0.0.5")), quiet]))
+    tab.wait_for(f"{_HEALTH} === '▲ 1 real server fails its checks; 1 real server ejected'")
+    assert tab.evaluate("document.querySelector('.wrong').innerText") == (
+        "▲ 1 of 4 real servers fail their checks ▲ 1 of 4 ejected"
+    )
+
+
 @pytest.mark.parametrize("by_key", [False, True])
 def test_the_headline_leads_to_the_problem(opened: Opener, *, by_key: bool) -> None:
     """Each part leads to the first service with this problem, with the focus on it, even if the filter hides it."""

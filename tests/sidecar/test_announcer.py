@@ -12,7 +12,16 @@ from clb_discovery.datapath.sockets.closing import Destroyed
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer, Failure, Refusal
-from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Unpublished, Vip, VirtualServer
+from clb_discovery.model.servers import (
+    ALL_MEMBERS,
+    Algorithm,
+    PassiveHealth,
+    RealServer,
+    Unpublished,
+    Unread,
+    Vip,
+    VirtualServer,
+)
 from clb_discovery.model.service import Part, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
@@ -78,6 +87,44 @@ def test_source_that_comes_and_goes_does_not_flood() -> None:
         ("source fails", "down", 10),
         ("source answers again", None, None),
     ]
+
+
+def test_a_source_that_is_down_after_it_came_and_went_is_logged_within_two_tries() -> None:
+    """Failures of a moment are rare lines; when one lasts, the last line does not say for an hour that it answers."""
+    for hours in range(1, 4):
+        for down in (0, 20, 40, 60 * 17):
+            clock, following = Clock(), ServiceState(SERVICE)
+            announcer = Announcer(clock)
+            end = hours * 3600 + down
+            flapping = [(float(second), "down" if second % 60 == 0 else None) for second in range(0, end, 20)]
+            came_and_went = said(announcer, clock, following, *flapping)
+            assert len(came_and_went) <= 2 * 14
+            following = following.after(Answer(()), end, AT)
+            lasting = said(announcer, clock, following, (end, "down"), (end + 20.0, "down"))
+            assert [event for event, _, _ in lasting] == ["source fails"]
+            more = said(announcer, clock, following.after(Failure("down"), end, AT), (end + 40.0, "down"))
+            assert more == []
+
+
+def test_failures_in_pairs_do_not_flood() -> None:
+    """A source that fails twice between answers is logged every ten seconds at most."""
+    clock, following = Clock(), ServiceState(SERVICE)
+    outcomes = [(float(second), None if second % 3 == 0 else "down") for second in range(600)]
+    assert len(said(Announcer(clock), clock, following, *outcomes)) <= 2 * 60
+
+
+def test_what_is_unpublished_again_is_logged_again() -> None:
+    """It has the same rule: the last line is the end only for as long as that is true."""
+    clock = Clock()
+    announcer, lacking = Announcer(clock), [Unpublished(VIP, "web", "srv:web", "no room")]
+    with capture_logs() as lines:
+        for clock.now in range(0, 7200, 60):
+            announcer.unpublished(lacking if clock.now % 120 else [])
+        before = len(lines)
+        for clock.now in (7200, 7260, 7320):
+            announcer.unpublished(lacking)
+    assert before <= 2 * 14
+    assert [line["event"] for line in lines[before - 1 :]][-1] == "not published"
 
 
 def test_an_outage_of_many_sources_does_not_flood() -> None:
@@ -305,6 +352,19 @@ def test_note_is_said_once() -> None:
     ]
 
 
+def test_a_part_that_cannot_be_looked_up_is_logged_again() -> None:
+    """The servers of that part become outdated, so it is a trouble that goes on, with a count, until it ends."""
+    unread = (Unread(ALL_MEMBERS, 80, 0, 1, is_ipv4=False),)
+    partial = Answer(servers(1), note="AAAA cannot be looked up", unread=unread)
+    found = lines_of(*((second, partial) for second in range(40)), (40, Answer(servers(1))), (41, Answer(servers(1))))
+    assert [(line["event"], line.get("error"), line.get("times")) for line in found] == [
+        ("answer is incomplete", "AAAA cannot be looked up", None),
+        ("answer is incomplete", "AAAA cannot be looked up", 10),
+        ("answer is incomplete", "AAAA cannot be looked up", 20),
+        ("answer is complete again", None, None),
+    ]
+
+
 def test_a_part_that_empties_is_a_line() -> None:
     """One of several parts has a line when its last server goes, and one when it has some again; others have none."""
     server = (RealServer(0, parse_address("10.0.0.1"), 80, 1),)
@@ -321,6 +381,25 @@ def test_a_part_that_empties_is_a_line() -> None:
                 announcer.heard(before, now)
         assert [line["event"] for line in lines] == events
         assert {line["source"] for line in lines} == ({"srv:web"} if events else set())
+
+
+def test_a_part_that_stays_empty_after_it_came_and_went_is_logged() -> None:
+    """Its last line is the truth as well, though nothing changes any more."""
+    server = (RealServer(0, parse_address("10.0.0.1"), 80, 1),)
+    parts = (Part("consul:web"), Part("srv:web", priority=1))
+    clock, now = Clock(), ServiceState(replace(SERVICE, parts=parts, policy=RemovalPolicy(hold=0)), 1)
+    announcer = Announcer(clock)
+    with capture_logs() as lines:
+        for clock.now in range(0, 7200, 60):
+            before, now = now, now.after(Answer(() if clock.now % 120 else server), clock.now, AT)
+            announcer.heard(before, now)
+        flapping = len(lines)
+        for clock.now in (7200, 7260, 7320, 7380):
+            before, now = now, now.after(Answer(()), clock.now, AT)
+            announcer.heard(before, now)
+    assert flapping <= 2 * 14
+    assert lines[-1]["event"] == "part has no real servers"
+    assert len(lines) <= flapping + 1
 
 
 def test_services_without_room_are_bounded() -> None:

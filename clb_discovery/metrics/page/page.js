@@ -46,7 +46,7 @@ function showTotals(status, now) {
   tiles.failures(rateText(failing.rate()), "", failing, failing.rate() ? "bad" : "");
   tiles.active(whole.format(named.reduce((sum, [, server]) => sum + server.active, 0)));
   const out = count(status.virtual_servers, isOut);
-  tiles.servers(whole.format(named.length), out ? `▲ ${whole.format(out)} ejected` : "none ejected");
+  tiles.servers(whole.format(count(status.virtual_servers, isAny)), out ? `▲ ${whole.format(out)} ejected` : "none ejected");
   const late = status.sources.filter(isLate).length;
   const all = status.sources.length;
   tiles.sources(whole.format(all - late), `of ${whole.format(all)} fresh`, null, late ? "warn" : "");

@@ -205,7 +205,7 @@ function service({ key, fold }) {
       const servers = serversOf(virtual);
       total.addAll(now, servers.map(([path, server]) => [path, server.connects]));
       put(vips, someNames(virtual.map(vipOf), 1));
-      put(rate, `${plural(servers.length, "real server")}, ${rateText(total.rate())} connects/s`);
+      put(rate, `${plural(count(virtual, isAny), "real server")}, ${rateText(total.rate())} connects/s`);
       summary.hidden = isOpen || !virtual.length;
       const shown = isOpen ? virtual.map((one) => ({ virtual: one, now, isEmpty })) : [];
       sync(tables, shown, ({ virtual: one }) => vipOf(one), virtualServer);
