@@ -29,6 +29,7 @@ def main(typed: argparse.Namespace) -> int:
         target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
         room = sizes(options.room_servers, options.room_sockets)
         loader.load(pins, target, options.loader, room=room, alone=alone, outcomes=outcomes)
+        pins.create_writer_lock()
         if not outcomes:
             loader.leave_outcomes_unless_traced(pins)
         near = [one for one in others(pins, target) if relation(str(target), one.cgroup)]

@@ -32,8 +32,8 @@ def main(typed: argparse.Namespace) -> int:
         _print_nothing_loaded(name)
         return 0
     if typed.other_layouts:
-        with instance.loading() as is_alone:
-            _require_ours(pins, is_alone=is_alone)
+        with instance.loading():
+            _require_ours(pins)
             pins.remove_other_layouts()
         return 0
     with instance.locked(), closing(WriterLock(pins)) as lock:
@@ -61,21 +61,20 @@ def _remove_names(instance: Instance) -> dict[Path, str]:
     return left
 
 
-def _require_ours(pins: Pins, *, is_alone: bool) -> None:
+def _require_ours(pins: Pins) -> None:
     """Raise HostError if nothing would be balanced any more without the programs of other versions.
 
-    :param is_alone: whether no sidecar runs; one that does has published what it knows.
+    A sidecar that runs proves nothing: it may be that of another version, or still wait for its first answer.
     """
     others = [path.name for path in pins.other_layouts()]
     if not others:
         return
     if not pins.are_there():
         raise HostError(only_other_layouts(pins.instance, others, loaded=False))
-    if is_alone:
-        with Maps(pins) as maps:
-            published = maps.read().virtual.keys() - own_servers.virtual_servers(pins.instance).keys()
-        if not published:
-            raise HostError(only_other_layouts(pins.instance, others, loaded=True))
+    with Maps(pins) as maps:
+        published = maps.read().virtual.keys() - own_servers.virtual_servers(pins.instance).keys()
+    if not published:
+        raise HostError(only_other_layouts(pins.instance, others, loaded=True))
 
 
 def _print_nothing_loaded(instance: str) -> None:

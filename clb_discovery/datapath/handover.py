@@ -2,8 +2,8 @@
 
 Writing into a map requires only the permission to open its pin; creating maps and programs requires CAP_BPF (bpf(2),
 since Linux 5.19). So `load` creates what a writer would otherwise create for itself: the maps with which it waits for
-running programs, the iterators that list the records of sockets, and the directory that the writer locks. Only root can
-open programs and links, because a process that can open a link can detach it.
+running programs, and the iterators that list the records of sockets. Only root can open programs and links, because a
+process that can open a link can detach it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ WRITER: Final[Mapping[Map, Access]] = {
 }
 """Maps that a writer needs. The events of `trace` are not among them: they show which process connects where. The
 reader of a ring buffer writes its own position there."""
-_LOCKED_BY_ROOT: Final = 0o700
 _LOCKED_BY_GROUP: Final = 0o750
-"""Modes of the writer's lock. A process that can open it can hold it, and keep every writer away."""
+"""The mode of the writer's lock. A process that can open it can hold it, and keep every writer away."""
 EVERYTHING: Final[Mapping[Map, Access]] = dict.fromkeys(Map, Access.WRITE)
 """Maps that root opens."""
 
@@ -63,7 +62,6 @@ def prepare(pins: Pins) -> None:
 
     :raises OSError: if the file system or our privileges do not allow it.
     """
-    pins.writer_lock.mkdir(mode=_LOCKED_BY_ROOT, exist_ok=True)
     if not all(pin.exists() for pin in pins.waiting):
         made = GracePeriod()
         try:

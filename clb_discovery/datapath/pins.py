@@ -95,8 +95,8 @@ class Pins:
 
     @property
     def writer_lock(self) -> Path:
-        """Directory without content that the writer of the maps locks, see `WriterLock`."""
-        return self.directory / "clb_writer"
+        """Directory without content that the writer of the maps locks, in whatever layout; see `WriterLock`."""
+        return self.home / "clb_writer"
 
     def records(self, protocol: Protocol) -> Path:
         """Return the pin of the iterator over records in socket storage; not every kernel supports one."""
@@ -165,14 +165,21 @@ class Pins:
 
         :raises HostError: if either fails.
         """
+        self._create(self.directory)
+
+    def create_writer_lock(self) -> None:
+        """Make the directory that the writer locks, for root alone; raises as `create_directory`."""
+        self._create(self.writer_lock, mode=0o700)
+
+    def _create(self, directory: Path, mode: int = 0o777) -> None:
         try:
             if not is_bpffs(BPFFS):
                 _mount_bpffs()
             try:
-                self.directory.mkdir(parents=True, exist_ok=True)
+                directory.mkdir(mode, parents=True, exist_ok=True)
             except FileNotFoundError:  # another instance, the last one, has just removed the parent
-                self.directory.mkdir(parents=True, exist_ok=True)
-            with safe_directory(self.directory):  # a file system mounted by others may be writable for everyone
+                directory.mkdir(mode, parents=True, exist_ok=True)
+            with safe_directory(directory.parent):  # a file system mounted by others may be writable for everyone
                 pass
         except OSError as error:
             raise HostError(

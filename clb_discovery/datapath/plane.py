@@ -183,10 +183,14 @@ class OwnPlane(Plane):
 
     def bring_up(self) -> None:
         """Load and attach whatever is missing, except the program that learns outcomes; a publication attaches it."""
-        self._lock.take()
-        with self._instance.noting_failed_load():
-            self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
-        self._lock.take()  # a first load has made it
+        self._lock.take(make=True)
+        try:
+            with self._instance.noting_failed_load():
+                self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
+        except BaseException:
+            if not self._pins.layouts():
+                self._pins.remove()  # the lock alone is left
+            raise
         self._remember_maps()
 
     def _take_back(self) -> None:

@@ -22,19 +22,22 @@ _PAUSES: Final = (0, 0.02, 0.05)
 
 
 class WriterLock:
-    """The lock of one instance and layout. Another layout has other maps, and so another writer."""
+    """The lock of one instance, for all layouts: versions that write at the same time undo each other's handover."""
 
     def __init__(self, pins: Pins) -> None:
         """Name it; nothing is locked yet."""
         self._pins = pins
         self._held: int | None = None
 
-    def take(self) -> None:
+    def take(self, *, make: bool = False) -> None:
         """Take it, or keep it. There is none before the first load, nor after one of a version without this lock.
 
+        :param make: make it if there is none.
         :raises BusyError: if another process holds it; one that we hold on pins that were removed stays.
         :raises HostError: if we are not allowed to.
         """
+        if make:
+            self._pins.create_writer_lock()
         found = self._open()
         if found is None:
             return

@@ -38,9 +38,9 @@ class KernelObject(NamedTuple):
 
 
 def pinned(directory: Path) -> dict[str, KernelObject]:
-    """Return all objects that are pinned below a directory, by the name of their pins; not the lock of the writer."""
+    """Return all objects that are pinned below a directory, by the name of their pins."""
     found = {}
-    for path in sorted(path for path in directory.glob("*/*") if path.is_file()):
+    for path in sorted(directory.glob("*/*")):
         kind = "prog" if path.name in PROGRAMS else "map" if path.name in MAPS else "link"
         fd = bpf.open_pin(path)
         found[path.name] = KernelObject(kind, _id(fd))
