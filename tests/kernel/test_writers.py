@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -118,3 +119,33 @@ def test_lock_of_pins_without_one(new_instance: str, cgroup: Path) -> None:
         one.take()
         other.take()
         assert other.is_free()
+
+
+def test_another_layout_has_no_writer_of_its_own(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A container of another version is refused, too: both would remove each other's programs."""
+    with first(instance, cgroup, tmp_path):
+        program = "import runpy, sys; from clb_discovery.layout import structs; structs.LAYOUT += 1\n"
+        program += "sys.argv = sys.argv[1:]; runpy.run_module('clb_discovery', run_name='__main__')"
+        options = [*loading(), *serving(tmp_path, "second", "10.0.0.2")]
+        command = ["run", "--instance", instance, "--cgroup", str(cgroup), "--once", *options]
+        assert_refused(in_own_mounts(OWN_RUN, sys.executable, "-c", program, "clb-discovery", *command))
+        assert pool(instance, VIP) == {"10.0.0.1:80": 1}
+
+
+def test_two_that_start_together_load_one_after_the_other(new_instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """One is the writer from before its first load on, so no other fails in between or takes its maps away."""
+    options = ["--instance", new_instance, "--cgroup", str(cgroup), *loading()]
+    command = [*COMMAND, "run", *options, "--once", *serving(tmp_path, "first", "10.0.0.1")]
+    script = f'{OWN_RUN}; exec "$@"'
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                subprocess.Popen(["unshare", "--mount", "sh", "-ec", script, "sh", *command], stderr=subprocess.PIPE)
+            )
+            for _ in range(3)
+        ]
+        ended = [(process.communicate()[1].decode(), process.returncode) for process in started]
+    assert {code for _, code in ended} <= {0, 4}, ended
+    assert 0 in {code for _, code in ended}
+    assert all("not in effect" not in text for text, _ in ended)
+    assert pool(new_instance, VIP) == {"10.0.0.1:80": 1}
