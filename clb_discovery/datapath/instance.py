@@ -98,25 +98,33 @@ class Instance:
             self._held = None
 
     def lock_again(self) -> bool:
-        """Take the lock of `locked` again if its file was removed, such as by a program that cleans /run.
+        """Take the lock of `locked` again if its file is not in its place any more.
 
-        Otherwise a second writer could start, and no other process would find this one.
+        A program that cleans /run may have removed it, or a file system was mounted over it. Otherwise a second writer
+        could start, and no other process would find this one.
 
-        :returns: whether it was removed, and the state files with it.
+        :returns: whether it was lost, and the state files with it.
         :raises BusyError: if another process holds the instance by now.
         :raises HostError: if the directory cannot be used.
         """
-        if self._held is None or os.fstat(self._held[0]).st_nlink:
+        if self._held is None or self._is_in_place(self._held[0]):
             return False
-        removed, part = self._held
+        lost, part = self._held
         try:
             self._held = self._taken(_LOCK, _STOP_IT, part), part
         except HostError as error:
             raise HostError(
-                f"{self._directory} was removed, and with it the lock that keeps a second sidecar away: {error}"
+                f"{self._directory} was removed or replaced, and with it the lock that keeps a second sidecar away: "
+                f"{error}"
             ) from None
-        os.close(removed)
+        os.close(lost)
         return True
+
+    def _is_in_place(self, lock: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(lock), os.lstat(self._directory / _LOCK))
+        except OSError:
+            return False
 
     @contextmanager
     def loading(self) -> Iterator[bool]:
