@@ -58,6 +58,15 @@ def contains_self(cgroup: Path) -> bool:
     return False
 
 
+def is_frozen(cgroup: Path) -> bool:
+    """Tell whether the cgroup or one above it is frozen, so that each process freezes that enters it."""
+    for one in (cgroup, *cgroup.parents):
+        with contextlib.suppress(OSError):  # the root of the hierarchy cannot be frozen
+            if (one / "cgroup.freeze").read_text().strip() == "1":
+                return True
+    return False
+
+
 @contextlib.contextmanager
 def temporary_child(parent: Path, name: str) -> Iterator[Path]:
     """Make a cgroup below another while the block runs; its processes must have ended before the block ends.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -97,25 +98,33 @@ class Instance:
             self._held = None
 
     def lock_again(self) -> bool:
-        """Take the lock of `locked` again if its file was removed, such as by a program that cleans /run.
+        """Take the lock of `locked` again if its file is not in its place any more.
 
-        Otherwise a second writer could start, and no other process would find this one.
+        A program that cleans /run may have removed it, or a file system was mounted over it. Otherwise a second writer
+        could start, and no other process would find this one.
 
-        :returns: whether it was removed, and the state files with it.
+        :returns: whether it was lost, and the state files with it.
         :raises BusyError: if another process holds the instance by now.
         :raises HostError: if the directory cannot be used.
         """
-        if self._held is None or os.fstat(self._held[0]).st_nlink:
+        if self._held is None or self._is_in_place(self._held[0]):
             return False
-        removed, part = self._held
+        lost, part = self._held
         try:
             self._held = self._taken(_LOCK, _STOP_IT, part), part
         except HostError as error:
             raise HostError(
-                f"{self._directory} was removed, and with it the lock that keeps a second sidecar away: {error}"
+                f"{self._directory} was removed or replaced, and with it the lock that keeps a second sidecar away: "
+                f"{error}"
             ) from None
-        os.close(removed)
+        os.close(lost)
         return True
+
+    def _is_in_place(self, lock: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(lock), os.lstat(self._directory / _LOCK))
+        except OSError:
+            return False
 
     @contextmanager
     def loading(self) -> Iterator[bool]:
@@ -146,8 +155,7 @@ class Instance:
     def _taken(self, name: str, fix: str, part: _Bytes) -> int:
         try:
             with safe_directory(RUN, make=True), self._opened(make=True) as directory:
-                # A process that can read the file can lock it and so block our lock.
-                lock = os.open(name, os.O_RDWR | os.O_CREAT | _OURS, 0o600, dir_fd=directory)
+                lock = _open_lock(Place(directory, name))
         except OSError as error:
             raise HostError(
                 f"cannot use {self._directory}: {error.strerror}; run as root, or as a member of the group of: "
@@ -175,9 +183,8 @@ class Instance:
                     os.rename(_STATE, _ROOTS_STATE, src_dir_fd=directory, dst_dir_fd=directory)
                 lock = os.open(_LOCK, os.O_RDWR | _OURS, dir_fd=directory)
                 try:
-                    for fd, mode in ((directory, _SHARED_DIRECTORY), (lock, _SHARED_LOCK)):
-                        os.chown(fd, -1, group)
-                        os.fchmod(fd, mode)
+                    _give(directory, group, _SHARED_DIRECTORY)
+                    _give(lock, group, _SHARED_LOCK)
                 finally:
                     os.close(lock)  # which also ends our own locks of this file
         except OSError as error:
@@ -332,6 +339,35 @@ class Instance:
     def _opened(self, *, make: bool = False) -> Iterator[int]:
         with safe_directory(self._directory, make=make, shared=True) as directory:
             yield directory
+
+
+def _open_lock(place: Place) -> int:
+    """Open a lock file; a missing one is created, in a directory that `share` has given to a group as `share` does.
+
+    An existing file is opened without O_CREAT, because in a sticky directory the kernel may refuse that even to root if
+    the file belongs to another user (fs.protected_regular of proc_sys_fs(5)).
+    """
+    with suppress(FileExistsError):
+        # A process that can read the file can lock it and so block our lock.
+        lock = os.open(place.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OURS, 0o600, dir_fd=place.directory)
+        directory = os.fstat(place.directory)
+        if place.name == _LOCK and directory.st_mode & stat.S_IWGRP:
+            with suppress(OSError):  # a process that cannot share it keeps it for itself
+                _give(lock, directory.st_gid, _SHARED_LOCK)
+        return lock
+    return os.open(place.name, os.O_RDWR | _OURS, dir_fd=place.directory)
+
+
+def _give(fd: int, group: int, mode: int) -> None:
+    """Give a file to a group. What is so already is not set again, because not every process has the right to.
+
+    The sidecar's unit forbids chown(2), and root without capabilities cannot change a file of another user.
+    """
+    found = os.fstat(fd)
+    if found.st_gid != group:
+        os.chown(fd, -1, group)
+    if stat.S_IMODE(found.st_mode) != mode:
+        os.fchmod(fd, mode)
 
 
 def _owner(place: Place) -> int | None:

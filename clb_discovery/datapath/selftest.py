@@ -4,6 +4,7 @@ The same connect can teach them which network namespace is home.
 
 An existing link is no proof: its cgroup may be gone, or another hierarchy may be in use. Unless this process is in the
 cgroup, a short-lived child (`selftest_child.py`) makes the sockets for the connect, in a temporary cgroup below it.
+In a frozen cgroup that child would freeze, too. No process connects there either, so there is no test then.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ def run(instance: str, cgroup: Path, home: int | None = None) -> str | None:
     """Make the self-test connects in both families.
 
     :param home: descriptor of `clb_home`; the programs then learn that the network namespace of this process is home.
-    :returns: None if the programs are in effect in the cgroup, else the reason.
+    :returns: None if the programs are in effect in the cgroup, or if it is frozen; else the reason.
     """
+    if cgroups.is_frozen(cgroup):
+        return None
     load = load_command(instance, cgroup)
     try:
         with _made_here() if cgroups.contains_self(cgroup) else _made_inside(cgroup) as sockets:

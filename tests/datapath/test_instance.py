@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from clb_discovery.errors import BusyError, HostError
 
 OTHER = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from clb_discovery.datapath import instance
 instance.RUN = Path(sys.argv[1])
@@ -39,15 +41,33 @@ def other(run: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with everything in it."""
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
+def move_away(path: Path) -> None:
+    """Rename a file or directory, so that the lock still exists elsewhere."""
+    path.rename(path.with_name("old"))
+
+
+def replace(path: Path) -> None:
+    """Put a copy in the place of a file or directory, as a file system that is mounted over it can."""
+    copy = path.with_name("copy")
+    shutil.copy(path, copy) if path.is_file() else shutil.copytree(path, copy)
+    move_away(path)
+    copy.rename(path)
+
+
 @pytest.mark.parametrize("loads", [True, False])
-@pytest.mark.parametrize("removed", [".", "test", "test/lock"])
-def test_a_lock_that_was_removed_is_taken_again(run: Path, removed: str, *, loads: bool) -> None:
+@pytest.mark.parametrize("lose", [remove, move_away, replace])
+@pytest.mark.parametrize("lost", [".", "test", "test/lock"])
+def test_a_lock_that_is_lost_is_taken_again(run: Path, lost: str, lose: Callable[[Path], None], *, loads: bool) -> None:
     """Then no other process can be a second writer, and finds the first."""
     instance = Instance("test")
     with instance.locked(loads=loads):
         assert not instance.lock_again()
-        path = run / removed
-        path.unlink() if path.is_file() else shutil.rmtree(path)
+        lose(run / lost)
         assert instance.lock_again()
         assert not instance.lock_again()
         with other(run) as second:
@@ -79,7 +99,7 @@ def test_a_directory_that_cannot_be_made_again_is_named(run: Path) -> None:
     with instance.locked():
         shutil.rmtree(run)
         run.write_text("")
-        with pytest.raises(HostError, match=f"{run}/test was removed, and with it the lock"):
+        with pytest.raises(HostError, match=f"{run}/test was removed or replaced, and with it the lock"):
             instance.lock_again()
         run.unlink()
         assert instance.lock_again()

@@ -7,6 +7,8 @@ import gc
 import shutil
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -215,12 +217,36 @@ def test_state_that_cannot_be_written_is_no_reason_to_end(
         in_the_way.rmdir()
 
 
-def test_state_that_was_removed_is_written_again(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """A program that cleans /run does not hide the sidecar, and does not let a second one start beside it."""
+@contextmanager
+def moved_away(directory: Path) -> Iterator[None]:
+    """Rename a directory while the block runs; from its place it looks as if a file system were mounted over it."""
+    moved = directory.with_name(f"{directory.name}-moved")
+    directory.rename(moved)
+    try:
+        yield
+    finally:
+        shutil.rmtree(moved)
+
+
+@contextmanager
+def removed(directory: Path) -> Iterator[None]:
+    """Remove a directory, as a program that cleans /run does."""
+    shutil.rmtree(directory)
+    yield
+
+
+@pytest.mark.parametrize("lost", [removed, moved_away])
+def test_state_that_was_removed_is_written_again(
+    instance: str,
+    cgroup: Path,
+    knot: KnotServer,
+    tmp_path: Path,
+    lost: Callable[[Path], AbstractContextManager[None]],
+) -> None:
+    """It does not hide the sidecar, and does not let a second one start beside it."""
     serve(knot, "127.0.0.1:1")
     options = [*WEB, *resolver(knot)]
-    with sidecar(instance, cgroup, tmp_path, options) as found:
-        shutil.rmtree(RUN / instance)
+    with sidecar(instance, cgroup, tmp_path, options) as found, lost(RUN / instance):
         assert not status(instance)["sidecar"]["running"]
         found.wait_for(lambda: bool(status(instance)["sidecar"]["running"]), "it is found again")
         assert status(instance)["sources"]

@@ -377,6 +377,50 @@ def test_directory_of_an_instance_is_not_for_the_group_to_replace(instance: str,
     assert as_user(replace_lock) == "refused"
 
 
+@contextmanager
+def protecting_regular_files() -> Iterator[None]:
+    """Let no user open a file of another with O_CREAT in a directory that a group can write, as systemd does."""
+    setting = Path("/proc/sys/fs/protected_regular")
+    usual = setting.read_text()
+    setting.write_text("2")
+    try:
+        yield
+    finally:
+        setting.write_text(usual)
+
+
+def test_lock_that_the_sidecar_makes_again_is_for_root_too(instance: str, cgroup: Path, config: Path) -> None:
+    """The units have no right to open files of others, and full root none to create a file over one of others there."""
+    lock = RUN / instance / "lock"
+    load_as_unit(instance, cgroup)
+    unit = without(BESIDE, config.parent, instance)
+    options = serving(config, "127.0.0.1:8080")
+    with sidecar(instance, None, config.parent, options, wrapper=as_unit(unit)) as found:
+        lock.unlink()
+        wait_until(lock.exists, "the sidecar has made it again")
+        wait_until(lambda: mode(lock) == 0o660, "it is shared")
+        assert (lock.stat().st_uid, lock.stat().st_gid) == (USER, USER)
+        result = load_as_unit(instance, cgroup)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert found.stop() == 0
+    result = load_as_unit(instance, cgroup)
+    assert (result.returncode, result.stderr) == (0, "")
+    with protecting_regular_files():
+        load(instance, cgroup)
+        assert clb("unload", "--instance", instance).returncode == 0
+
+
+def test_lock_that_root_makes_again_is_for_the_sidecar_too(instance: str, cgroup: Path, config: Path) -> None:
+    """The group may hold the lock of a shared instance, whichever command has created it."""
+    load_as_unit(instance, cgroup)
+    (RUN / instance / "lock").unlink()
+    load(instance, cgroup)
+    unit = without(BESIDE, config.parent, instance)
+    options = serving(config, "127.0.0.1:8080")
+    with sidecar(instance, None, config.parent, options, wrapper=as_unit(unit)) as found:
+        assert found.stop() == 0
+
+
 def test_state_of_another_user_is_named_and_goes_with_the_next_load(instance: str, cgroup: Path) -> None:
     """Another user cannot replace the state that a sidecar of root has written, until `load` removes it."""
 

@@ -24,7 +24,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.layout.structs import FEATURE_ERRNO, Map
 from clb_discovery.model.servers import Protocol
-from tests.support.cgroups import made_cgroup, remove
+from tests.support.cgroups import frozen, made_cgroup, remove
 from tests.support.clients import connecting
 from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial, publish, refusal, snapshot, wipe
@@ -481,6 +481,27 @@ def test_what_a_killed_self_test_leaves_behind_goes(loaded: str, cgroup: Path) -
         process.kill()
     assert loader.objection(Pins(loaded), cgroup) is None
     assert not [path for path in cgroup.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_frozen_cgroup_is_judged_by_its_links(
+    instance: str, cgroup: Path, config: Path, tmp_path: Path, *, below: bool
+) -> None:
+    """No process connects there until it is thawed, and a self-test would freeze, too; also if it is frozen above."""
+    config.write_text(f'[[service]]\nname = "web"\nvip = "{VIP4}:80"\nservers = ["10.0.0.1:80"]\n')
+    with made_cgroup(cgroup) as child:
+        target = child if below else cgroup
+        with frozen(cgroup):
+            load(instance, target)
+            with sidecar(instance, target, tmp_path, ["--config", str(config)]) as found:
+                assert status(instance)["datapath"]["effective"]
+                assert found.stop() == 0
+            assert {line["level"] for line in found.lines()} == {"info"}
+            Pins(instance).link("clb_connect4").unlink()
+            reason = status(instance)["datapath"]["reason"]
+            assert reason.startswith(f"not every program is attached to {target}")
+        load(instance, target)
+        assert status(instance)["datapath"]["effective"]
 
 
 def test_status_of_a_cgroup_that_is_gone(loaded: str, cgroup: Path) -> None:

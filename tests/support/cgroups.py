@@ -44,6 +44,16 @@ def remove(cgroup: Path) -> None:
     wait_until(is_removed, f"{cgroup} is removed")
 
 
+@contextmanager
+def frozen(cgroup: Path) -> Iterator[None]:
+    """Freeze all processes in the cgroup and below it while the block runs, as `docker pause` does."""
+    (cgroup / "cgroup.freeze").write_text("1")
+    try:
+        yield
+    finally:
+        (cgroup / "cgroup.freeze").write_text("0")
+
+
 def inside(cgroup: Path, command: Sequence[str | Path]) -> list[str]:
     """Return the command that runs another in the cgroup."""
     return ["/bin/sh", "-c", _ENTER, str(cgroup), *map(str, command)]

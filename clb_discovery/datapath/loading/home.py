@@ -39,7 +39,8 @@ def make_home(pins: Pins, target: Path) -> None:
 def _make(fd: int, instance: str, target: Path) -> None:
     own = own_namespace()
     if own is None:
-        selftest.run(instance, target, fd)  # if this fails, so does the next self-test, which reports it
+        # If this fails, so does the next self-test, which reports it. In a frozen cgroup the next load makes it home.
+        selftest.run(instance, target, fd)
         return
     made = elements.pack_home(Home(own, structs.HOME_KNOWN, 0))
     if bpf.lookup(fd, elements.FIRST, structs.HOME.size) != made:

@@ -214,8 +214,8 @@ def leave_outcomes_unless_traced(pins: Pins) -> None:
 def objection(pins: Pins, target: Path) -> str | None:
     """Return why connects in the cgroup are not balanced as they should be, or None if they are.
 
-    The self-test connect checks the connect hooks; the links show the state of the others. Neither shows programs in
-    front of ours.
+    The self-test connect checks the connect hooks, unless the cgroup is frozen. The links show the state of all hooks.
+    Neither shows programs in front of ours.
     """
     reason = proof.run(pins.instance, target)
     if reason is None and not is_attached(pins, target):
