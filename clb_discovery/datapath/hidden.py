@@ -46,8 +46,8 @@ def objection(pins: Pins, target: Path) -> str | None:
         return None
     return (
         f"programs of clb-discovery without pins in {pins.home.parent} run before ours in {target} and {effect}; "
-        f"if a second mount covers their pins (findmnt {BPFFS}), run: umount {BPFFS}; if their pins were moved, remove "
-        "them; if a container has them, unload them there, or use other VIPs and another --instance"
+        f"if a second mount covers their pins (findmnt {BPFFS}), run: umount -l {BPFFS}; if their pins were moved, "
+        "remove them; if a container has them, unload them there, or use other VIPs and another --instance"
     )
 
 

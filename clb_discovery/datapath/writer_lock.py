@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import suppress
 from typing import Final
 
 from clb_discovery.datapath.pins import Pins
@@ -34,24 +33,25 @@ class WriterLock:
 
         :param make: make it if there is none.
         :raises BusyError: if another process holds it; one that we hold on pins that were removed stays.
-        :raises HostError: if we are not allowed to.
+        :raises HostError: if we are not allowed to lock it.
         """
         if make:
             self._pins.create_writer_lock()
         found = self._open()
         if found is None:
             return
-        if self._held is not None and os.path.samestat(os.fstat(found), os.fstat(self._held)):
-            os.close(found)
-            return
-        if not _lock(found):
-            os.close(found)
-            raise BusyError(
-                f"the maps of instance {self._pins.instance!r} have another writer, with a /run of its own, such as in "
-                "another container; stop it, or use another --instance"
-            )
-        self.close()
-        self._held = found
+        try:
+            if self._held is not None and os.path.samestat(os.fstat(found), os.fstat(self._held)):
+                return
+            if not self._lock(found):
+                raise BusyError(
+                    f"the maps of instance {self._pins.instance!r} have another writer, with a /run of its own, such "
+                    "as in another container; stop it, or use another --instance"
+                )
+            found, self._held = self._held, found
+        finally:
+            if found is not None:
+                os.close(found)
 
     def close(self) -> None:
         """Let go of it, if it is held."""
@@ -65,7 +65,7 @@ class WriterLock:
         if found is None:
             return True
         try:
-            return _lock(found)
+            return self._lock(found)
         finally:
             os.close(found)
 
@@ -80,12 +80,17 @@ class WriterLock:
                 "clb-discovery load --group GROUP"
             ) from error
 
-
-def _lock(fd: int) -> bool:
-    """Try to lock a directory; return whether it was free. `is_free` of another process holds it for a moment."""
-    for pause in _PAUSES:
-        time.sleep(pause)
-        with suppress(BlockingIOError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _lock(self, fd: int) -> bool:
+        """Try to lock it; return whether it was free. `is_free` of another process holds it for a moment."""
+        for pause in _PAUSES:
+            time.sleep(pause)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise HostError(
+                    f"cannot lock {self._pins.writer_lock}: {error.strerror}; does a system call filter forbid flock?"
+                ) from error
             return True
-    return False
+        return False

@@ -66,7 +66,7 @@ def test_second_load_under_a_mount_that_hides_the_first(instance: str, cgroup: P
     assert loaded.returncode == 3
     assert len(loaded.stderr.splitlines()) == 1
     assert f"without pins in {BPFFS}/clb-discovery run before ours in {cgroup} and {SAME_NAME}" in loaded.stderr
-    assert f"run: umount {BPFFS}" in loaded.stderr
+    assert f"run: umount -l {BPFFS}" in loaded.stderr
     again = f"{command('load', instance, '--cgroup', cgroup, *loading())} 2>/dev/null || true"
     found = json.loads(covered(again, *COMMAND, "status", "--json", "--instance", instance).stdout)
     assert not found["datapath"]["effective"]
@@ -136,7 +136,7 @@ def covering(process: int) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run([*there, "umount", BPFFS], check=True)
+        subprocess.run([*there, "umount", "-l", BPFFS], check=True)
 
 
 def reports(found: Sidecar) -> bool:

@@ -54,7 +54,7 @@ RIGHTS: Final = (
     Right(CALLS, "@process", "cannot drop the right to load programs"),
     Right(CALLS, "@signal", "internal error"),
     Right(CALLS, "bpf", "not allowed to open BPF maps"),
-    Right(CALLS, "flock", "cannot publish names"),
+    Right(CALLS, "flock", "cannot lock"),
     Right(CALLS, "fsync", "cannot save the last known good sets"),
     Right(CALLS, "ioctl", "internal error"),
     Right(CALLS, "seccomp", "cannot drop the right to load programs"),

@@ -76,7 +76,7 @@ async def test_bad_reply_for_one_target_leaves_the_others(reply: Reply, cause: s
     assert answer.note is None
     (left_out,) = answer.left_out
     assert left_out.value == "target b.example."
-    assert f"now: {kind}: " in left_out.reason
+    assert f"its query failed: {kind}: " in left_out.reason
     assert cause in left_out.reason
     assert left_out.reason.isascii()
 
