@@ -112,6 +112,7 @@ class _Spare:
             self.wipe()
         with patch.object(libbpf, "best", return_value=self._variant) if self._variant else nullcontext():
             loader.load(self.pins, cgroup, self._loader, outcomes=outcomes)
+        self.pins.create_writer_lock()  # as `load` and `run` do
         self._modes = self._found()
 
     def wipe(self) -> None:
