@@ -8,6 +8,8 @@ from typing import Final
 
 _DEFAULT: Final = "default"
 _NAMED: Final = 10  # at most so many instances in one message
+AS_WRITER: Final = "run as root, or as a member of the group of: clb-discovery load --group GROUP"
+"""The fix for a user that is not allowed to write the maps of an instance."""
 
 
 def load_command(instance: str, cgroup: object = None) -> str:

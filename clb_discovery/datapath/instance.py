@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.errors import BusyError, ClbError, HostError
 from clb_discovery.files import PASSABLE, Place, acting_as, read_file, replace_file, safe_directory
+from clb_discovery.hints import AS_WRITER
 from clb_discovery.model.neighbours import Neighbour, recorded, remembered
 
 RUN: Final = Path("/run/clb-discovery")
@@ -157,10 +158,7 @@ class Instance:
             with safe_directory(RUN, make=True), self._opened(make=True) as directory:
                 lock = _open_lock(Place(directory, name))
         except OSError as error:
-            raise HostError(
-                f"cannot use {self._directory}: {error.strerror}; run as root, or as a member of the group of: "
-                "clb-discovery load --group GROUP"
-            ) from error
+            raise HostError(f"cannot use {self._directory}: {error.strerror}; {AS_WRITER}") from error
         if _lock_bytes(lock, part):
             return lock
         try:

@@ -15,6 +15,7 @@ from typing import Final
 
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import BusyError, HostError
+from clb_discovery.hints import AS_WRITER
 
 _PAUSES: Final = (0, 0.02, 0.05)
 """Seconds before each try to take the lock."""
@@ -75,10 +76,7 @@ class WriterLock:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise HostError(
-                f"cannot open {self._pins.writer_lock}: {error.strerror}; run as root, or as a member of the group of: "
-                "clb-discovery load --group GROUP"
-            ) from error
+            raise HostError(f"cannot open {self._pins.writer_lock}: {error.strerror}; {AS_WRITER}") from error
 
     def _lock(self, fd: int) -> bool:
         """Try to lock it; return whether it was free. `is_free` of another process holds it for a moment."""
